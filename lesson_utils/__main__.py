@@ -1,0 +1,62 @@
+"""`python -m lesson_utils`: print the environment, to read or to quote in a bug report."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import torch
+
+from . import __version__
+from .data import data_root
+
+PACKAGES = (
+    "numpy",
+    "torch",
+    "torchvision",
+    "scikit-learn",
+    "matplotlib",
+    "ipywidgets",
+    "jupyterlab",
+)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "missing: pip install -e '.[lessons]'"
+
+
+def _device() -> str:
+    if torch.cuda.is_available():
+        return f"cuda, {torch.cuda.get_device_name()}"
+    if torch.backends.mps.is_available():
+        return "mps (measurements in float64 need the CPU)"
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def _mnist() -> str:
+    root = data_root()
+    raw = root / "MNIST" / "raw"
+    if any((raw / f"train-images-idx3-ubyte{end}").exists() for end in ("", ".gz")):
+        return f"found in {raw}"
+    command = f"from torchvision.datasets import MNIST; MNIST({str(root)!r}, download=True)"
+    return f'not found in {raw} (no lesson needs it yet); get it: python -c "{command}"'
+
+
+def report() -> str:
+    """Versions, device and data, one fact a line."""
+    lines = {
+        "lesson_utils": __version__,
+        "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        **{package: _version(package) for package in PACKAGES},
+        "device": _device(),
+        "digits": "embedded in scikit-learn, nothing to download",
+        "MNIST": _mnist(),
+    }
+    return "\n".join(f"{name:<13} {value}" for name, value in lines.items())
+
+
+if __name__ == "__main__":
+    print(report())

@@ -1,0 +1,225 @@
+"""Attacks: adversarial examples as upper bounds of the robustness ρ(x).
+
+An attack that finds F(x + e) ≠ F(x) proves ρ(x) ≤ ‖e‖ and nothing more. The
+definition of ρ knows no box, so the default searches all of R^d; `bounds=(0, 1)`
+keeps the adversary an image and can only make the distance larger.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from .gradients import Model, attach, forward, gradient, inner, norm, per_sample, ranked_margins
+
+Bounds = tuple[float, float]
+
+
+class AttackResult(NamedTuple):
+    """Result of an attack."""
+
+    distance: Tensor
+    """`(batch,)`: ‖adversarial − x‖, an upper bound of ρ(x); +inf where the attack failed."""
+    adversarial: Tensor
+    """`(batch, *input_shape)`: classified differently from x; NaN where the attack failed."""
+    success: Tensor
+    """`(batch,)` of bool."""
+
+
+@torch.enable_grad()
+def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> AttackResult:
+    """Search the closest input with another decision, in the Euclidean norm.
+
+    DeepFool [1]_ and DDN [2]_ each propose an adversary; bisection on the segment to x
+    brings it to the decision boundary, and the nearer one is pulled in: the foot of the
+    perpendicular from x to the tangent plane of the boundary gives a closer point, and
+    so on until nothing improves. For an affine classifier the tangent plane is the
+    boundary, and the result is ρ up to rounding.
+
+    Parameters
+    ----------
+    model : callable
+        Maps `(batch, *input_shape)` to logits `(batch, n_classes)`; in eval mode.
+    x : Tensor, `(batch, *input_shape)`
+    bounds : (float, float), optional
+        Admissible range of every entry, e.g. `(0, 1)` for pixels. None: all of R^d.
+
+    Returns
+    -------
+    AttackResult
+        The attack is on the *predicted* class of x, as in the definition of ρ; true
+        labels play no part.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See :func:`lesson_utils.gradients.check_input`; also for bounds that are no
+        increasing pair or do not contain x.
+
+    References
+    ----------
+    .. [1] Moosavi-Dezfooli, Fawzi, Frossard, *DeepFool*, CVPR 2016.
+    .. [2] Rony et al., *Decoupling Direction and Norm*, CVPR 2019.
+    """
+    _check_bounds(x, bounds)
+    _, logits = forward(model, x)
+    x, label = x.detach(), logits.argmax(1)
+    distance = x.new_full(label.shape, torch.inf)
+    adversarial = torch.full_like(x, torch.nan)
+    for propose in (_deepfool, _ddn):
+        found = propose(model, x, label, bounds)
+        fooled = _fooled(model, found, label)
+        found = _bisect(model, x, found, label, halvings=15)
+        found_at = torch.where(fooled, norm(found - x), torch.inf)
+        nearer = found_at < distance
+        distance = torch.where(nearer, found_at, distance)
+        adversarial = torch.where(per_sample(nearer, x), found, adversarial)
+    success = distance.isfinite()
+    if success.any():
+        adversarial[success] = _pull_in(
+            model, x[success], adversarial[success], label[success], bounds
+        )
+        distance[success] = norm(adversarial[success] - x[success])
+    return AttackResult(distance, adversarial, success)
+
+
+def _check_bounds(x: Tensor, bounds: Bounds | None) -> None:
+    if bounds is None:
+        return
+    low, high = bounds
+    if not low < high:
+        raise ValueError(f"bounds must be an increasing pair (low, high), got {bounds}")
+    if isinstance(x, Tensor) and x.numel() and (x.min() < low or x.max() > high):
+        raise ValueError(
+            f"x lies outside bounds {bounds}: its values run from {x.min():.4g} to {x.max():.4g}. "
+            "Rescale x, or use bounds=None to search all of R^d"
+        )
+
+
+def _clip(x: Tensor, bounds: Bounds | None) -> Tensor:
+    return x if bounds is None else x.clamp(*bounds)
+
+
+@torch.no_grad()
+def _fooled(model: Model, x: Tensor, label: Tensor) -> Tensor:
+    return model(x).argmax(1) != label
+
+
+def _deepfool(
+    model: Model, x: Tensor, label: Tensor, bounds: Bounds | None, steps: int = 50
+) -> Tensor:
+    """Step to the nearest linearized boundary, again and again, until the decision changes."""
+    y = x.clone()
+    active = torch.arange(len(x), device=x.device)
+    for _ in range(steps):
+        here = y[active]
+        leaf, logits = attach(model, here)
+        nearest = torch.full_like(logits[:, 0], torch.inf)
+        step = torch.zeros_like(here)
+        for _, margin, grad in ranked_margins(logits, leaf, reference=label[active]):
+            length = norm(grad)
+            distance = margin.abs() / length
+            closer = distance < nearest
+            nearest = torch.where(closer, distance, nearest)
+            # 2 % overshoot, and an absolute 1e-4 so that a tie at x does not stall the walk
+            stride = (1.02 * distance + 1e-4) / length
+            step = torch.where(per_sample(closer, x), -per_sample(stride, x) * grad, step)
+        y[active] = _clip(here + step, bounds)
+        active = active[~_fooled(model, y[active], label[active])]
+        if len(active) == 0:
+            break
+    return y
+
+
+def _ddn(model: Model, x: Tensor, label: Tensor, bounds: Bounds | None, steps: int = 100) -> Tensor:
+    """Ascend the loss on a sphere whose radius shrinks when fooled and grows when not."""
+    delta, best = torch.zeros_like(x), torch.zeros_like(x)
+    best_norm = x.new_full(label.shape, torch.inf)
+    radius = torch.ones_like(best_norm)
+    for step in range(steps):
+        leaf, logits = attach(model, x + delta)
+        fooled, length = logits.argmax(1) != label, norm(delta)
+        keep = fooled & (length < best_norm)
+        best_norm = torch.where(keep, length, best_norm)
+        best = torch.where(per_sample(keep, x), delta, best)
+        grad = gradient(cross_entropy(logits, label, reduction="none"), leaf)
+        rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
+        delta = delta + rate * grad / per_sample(norm(grad).clamp(min=1e-30), x)
+        radius = radius * torch.where(fooled, 0.95, 1.05)
+        delta = delta * per_sample(radius / norm(delta).clamp(min=1e-30), x)
+        delta = _clip(x + delta, bounds) - x
+    return x + best
+
+
+def _pull_in(
+    model: Model, x: Tensor, y: Tensor, label: Tensor, bounds: Bounds | None, rounds: int = 30
+) -> Tensor:
+    """Move adversaries y towards x along the decision boundary, and never further away."""
+    damping = torch.ones_like(y.flatten(1)[:, 0])
+    active = torch.arange(len(x), device=x.device)
+    for _ in range(rounds):
+        x_, y_, label_, damping_ = x[active], y[active], label[active], damping[active]
+        foot = _foot_on_tangent(model, x_, y_, label_, bounds)
+        aim = y_ + per_sample(damping_, x) * (foot - y_) - x_
+        radius = norm(y_ - x_)
+        # The point at the *present* distance in the new direction: adversarial means progress.
+        rim = _clip(x_ + per_sample(radius / norm(aim), x) * aim, bounds)
+        better = _fooled(model, rim, label_)
+        hit = active[better]
+        if len(hit):
+            y[hit] = _bisect(model, x_[better], rim[better], label_[better], halvings=10)
+        gain = 1 - norm(y[active] - x_) / radius
+        damping[active] = torch.where(better, (2 * damping_).clamp(max=1), damping_ / 2)
+        active = active[(gain > 1e-3) | (~better & (damping[active] > 0.05))]
+        if len(active) == 0:
+            break
+    eps = torch.finfo(x.dtype).eps
+    y = _bisect(model, x, y, label, halvings=round(-math.log2(eps)))
+    # The last foot is exact where the boundary is flat. Both candidates go a few roundings
+    # beyond the boundary, so that the decision there is no matter of luck.
+    for candidate in (y, _foot_on_tangent(model, x, y, label, bounds)):
+        beyond = _clip(x + (1 + 16 * eps) * (candidate - x), bounds)
+        better = norm(beyond - x) <= (1 + 32 * eps) * norm(y - x)
+        better &= _fooled(model, beyond, label)
+        y = torch.where(per_sample(better, x), beyond, y)
+    return y
+
+
+@torch.no_grad()
+def _bisect(model: Model, x: Tensor, y: Tensor, label: Tensor, *, halvings: int) -> Tensor:
+    """Boundary point on the segment from x (not fooled) to y (fooled), on the fooled side."""
+    low, high = x.new_zeros(len(x)), x.new_ones(len(x))
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        fooled = _fooled(model, x + per_sample(middle, x) * (y - x), label)
+        low, high = torch.where(fooled, low, middle), torch.where(fooled, middle, high)
+    return torch.where(per_sample(high < 1, x), x + per_sample(high, x) * (y - x), y)
+
+
+def _foot_on_tangent(
+    model: Model, x: Tensor, y: Tensor, label: Tensor, bounds: Bounds | None
+) -> Tensor:
+    """Point nearest to x on the tangent plane at y of the boundary, inside the bounds.
+
+    Plane: {p : m + ⟨w, p − y⟩ = 0} with m the margin at y and w its gradient. The
+    nearest point is x + s·w; in a box it is clip(x + s·w), and ⟨w, clip(x + s·w)⟩
+    grows with s, so that s is found by bisection.
+    """
+    leaf, logits = attach(model, y)
+    _, margin, w = next(ranked_margins(logits, leaf, reference=label, top_k=1))
+    offset = inner(w, y - x) - margin  # the plane is ⟨w, p − x⟩ = offset
+    s = offset / norm(w) ** 2
+    if bounds is None:
+        return x + per_sample(s, x) * w
+    low, high = torch.minimum(s, 0 * s), torch.maximum(s, 0 * s)
+    # The clipped solution lies further out than the free one: widen, then halve.
+    low, high = 1e3 * low, 1e3 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        short = inner(w, _clip(x + per_sample(middle, x) * w, bounds) - x) < offset
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    return _clip(x + per_sample(low, x) * w, bounds)  # the end beyond the plane

@@ -1,0 +1,237 @@
+"""Logits and their input gradients, one sample at a time.
+
+Lowest room of the package. Every quantity of the book is built from the logits
+Ψ(x) and the gradients ∇Ψ^i(x), so the questions asked of a model and an input
+are asked here, once, before anything is computed.
+
+The batch is a convenience, never part of a definition: samples are independent,
+so the gradient of the *sum* over the batch holds each sample's own gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+Model = Callable[[Tensor], Tensor]
+
+# Layers that answer differently in train and eval mode, or mix the samples of a batch.
+_MODE_DEPENDENT = (
+    nn.modules.dropout._DropoutNd,
+    nn.modules.batchnorm._NormBase,
+    nn.RReLU,
+)
+
+
+def check_input(model: Model, x: Tensor) -> None:
+    """Refuse a batch or a model for which the book's quantities are undefined.
+
+    Parameters
+    ----------
+    model : callable
+        Maps `(batch, *input_shape)` to logits `(batch, n_classes)`.
+    x : Tensor
+        Batch of inputs.
+
+    Raises
+    ------
+    TypeError
+        `x` is no tensor, or holds integers.
+    ValueError
+        `x` is empty, has no batch dimension or is not finite; `model` is in train
+        mode with dropout or batch normalisation; the two live on different
+        devices or in different dtypes. The message names the remedy.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor(x)")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"x holds {x.dtype}, but gradients need floating point: "
+            "use x.float(), and x.float() / 255 for images stored as bytes"
+        )
+    if x.ndim < 2:
+        raise ValueError(
+            f"x must be a batch of shape (batch, *input_shape), got {tuple(x.shape)}: "
+            "for a single sample use x.unsqueeze(0)"
+        )
+    if x.numel() == 0:
+        raise ValueError(f"x is empty (shape {tuple(x.shape)}): pass at least one sample")
+    _check_finite("x", x)
+    if isinstance(model, nn.Module):
+        _check_module(model, x)
+
+
+def _check_module(model: nn.Module, x: Tensor) -> None:
+    for name, module in model.named_modules():
+        if not isinstance(module, _MODE_DEPENDENT):
+            continue
+        where = f"layer '{name or type(module).__name__}' ({type(module).__name__})"
+        if module.training:
+            raise ValueError(
+                f"model is in train mode: its {where} answers differently there, "
+                "so there is no single function Ψ to measure. Call model.eval() first"
+            )
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            raise ValueError(
+                f"model mixes the samples of a batch: its {where} keeps no running statistics. "
+                "Build it with track_running_stats=True"
+            )
+    tensors = [p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()]
+    for attribute, remedy in (("device", "x.to(device)"), ("dtype", "x.to(dtype)")):
+        found = {getattr(p, attribute) for p in tensors}
+        mine = getattr(x, attribute)
+        if found and mine not in found:
+            theirs = ", ".join(sorted(map(str, found)))
+            raise ValueError(
+                f"model and x disagree in {attribute}: model has {theirs}, x has {mine}. "
+                f"Move one of them: {remedy} or model.to({attribute})"
+            )
+
+
+def _check_finite(name: str, values: Tensor) -> None:
+    finite = values.isfinite().flatten(1).all(1)
+    if not finite.all():
+        bad = (~finite).nonzero().flatten().tolist()
+        shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        raise ValueError(
+            f"{name} is not finite (NaN or infinity) in {len(bad)} of {len(values)} samples "
+            f"(indices {shown}): drop or repair these samples"
+        )
+
+
+def _check_logits(logits: Tensor, x: Tensor) -> None:
+    shape = tuple(logits.shape)
+    if len(shape) == 2 and shape[0] == len(x) and shape[1] == 1:
+        raise ValueError(
+            "model(x) has one logit column, but a classifier needs at least two: turn a binary "
+            "score psi, decided by its sign, into torch.cat([-psi / 2, psi / 2], dim=1)"
+        )
+    if len(shape) != 2 or shape[0] != len(x):
+        raise ValueError(
+            f"model(x) must have shape (batch, n_classes) with batch = {len(x)}, got {shape}: "
+            "return one row of logits a sample"
+        )
+    _check_finite("model(x)", logits)
+
+
+def forward(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Run `model` on a fresh leaf copy of `x`, with the graph kept for gradients.
+
+    Returns
+    -------
+    x : Tensor, `(batch, *input_shape)`
+        The leaf to differentiate by.
+    logits : Tensor, `(batch, n_classes)`
+        Ψ(x), attached to `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See :func:`check_input`; also for logits that are not `(batch, n ≥ 2)`, not
+        finite, or not differentiable with respect to `x`.
+    """
+    check_input(model, x)
+    leaf, logits = attach(model, x)
+    _check_logits(logits, x)
+    if not logits.requires_grad:
+        raise ValueError(
+            "model(x) carries no gradient: remove torch.no_grad(), .detach() or .numpy() from the model"
+        )
+    return leaf, logits
+
+
+def attach(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`forward` without the checks, for loops over inputs that were checked once."""
+    leaf = x.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        return leaf, model(leaf)
+
+
+def gradient(output: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tensor:
+    """Per-sample gradient of `output`, `(batch,)`, by the leaf `x`, `(batch, *input_shape)`."""
+    try:
+        (grad,) = torch.autograd.grad(output.sum(), x, retain_graph=keep_graph)
+    except RuntimeError as error:
+        if "not have been used" not in str(error):
+            raise
+        raise ValueError(
+            "model(x) does not depend on x: the model must not detach or copy its input"
+        ) from error
+    return grad
+
+
+@torch.enable_grad()
+def jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
+    """All logits and all their gradients: one forward pass, n backward passes.
+
+    A plain loop over the classes needs less time and a quarter of the memory of
+    `torch.func.vmap(torch.func.jacrev(...))` on a CPU (see `tests/benchmarks`).
+
+    Returns
+    -------
+    logits : Tensor, `(batch, n_classes)`
+    gradients : Tensor, `(batch, n_classes, *input_shape)`
+        `gradients[b, i]` is ∇Ψ^i at sample `b`.
+    """
+    leaf, logits = forward(model, x)
+    n = logits.shape[1]
+    rows = [gradient(logits[:, i], leaf, keep_graph=i < n - 1) for i in range(n)]
+    return logits.detach(), torch.stack(rows, dim=1)
+
+
+def ranked_margins(
+    logits: Tensor, x: Tensor, *, reference: Tensor | None = None, top_k: int | None = None
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Margins Ψ^{i*} − Ψ^j and their gradients, the strongest rival j first.
+
+    One backward pass a rival, and one gradient in memory at a time.
+
+    Parameters
+    ----------
+    logits, x : Tensor
+        As returned by :func:`forward`.
+    reference : Tensor of int, `(batch,)`, optional
+        The class i*; by default the first maximal logit.
+    top_k : int, optional
+        Stop after this many rivals.
+
+    Yields
+    ------
+    rival : Tensor of int, `(batch,)`
+    margin : Tensor, `(batch,)`
+    gradient : Tensor, `(batch, *input_shape)`
+    """
+    n = logits.shape[1]
+    reference = logits.argmax(1) if reference is None else reference
+    # Sorting with the reference class at +inf puts it first and keeps it out of the rivals.
+    ranking = logits.detach().scatter(1, reference[:, None], torch.inf)
+    ranking = ranking.argsort(dim=1, descending=True, stable=True)
+    own = logits.gather(1, reference[:, None]).squeeze(1)
+    last = n - 1 if top_k is None else min(top_k, n - 1)
+    for rank in range(1, last + 1):
+        rival = ranking[:, rank]
+        margin = own - logits.gather(1, rival[:, None]).squeeze(1)
+        yield rival, margin.detach(), gradient(margin, x, keep_graph=rank < last)
+
+
+def norm(v: Tensor) -> Tensor:
+    """Euclidean norm of each sample of `v`, `(batch, *shape)`, flattened: `(batch,)`.
+
+    Scaled by the largest entry, as BLAS does, so that tiny or huge gradients of a
+    saturated network neither underflow nor overflow.
+    """
+    flat = v.flatten(1)
+    scale = flat.abs().amax(1).clamp(min=torch.finfo(v.dtype).tiny)
+    return scale * torch.linalg.vector_norm(flat / scale[:, None], dim=1)
+
+
+def inner(v: Tensor, w: Tensor) -> Tensor:
+    """Inner product ⟨v, w⟩ of each pair of samples, flattened: `(batch,)`."""
+    return (v.flatten(1) * w.flatten(1)).sum(1)
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape `(batch,)` to `(batch, 1, …, 1)`, to multiply samples of the shape of `like`."""
+    return values.view(-1, *[1] * (like.ndim - 1))

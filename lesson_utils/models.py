@@ -1,0 +1,103 @@
+"""Networks of the lessons: small, and with every normalisation inside.
+
+A model maps pixels in [0, 1] to logits. Mean and standard deviation are a layer of
+the model, so ρ, ε and α are in pixel units whatever the network does inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Normalize(nn.Module):
+    """First layer of a model: (x − mean) / std, per channel.
+
+    The shift is a bias like any other (lesson 04 shows what it does to α).
+
+    Parameters
+    ----------
+    mean, std : float or sequence of float
+        One value, or one a channel for inputs `(batch, channels, …)`; in pixel units.
+    """
+
+    def __init__(self, mean: float | Sequence[float], std: float | Sequence[float]):
+        super().__init__()
+        mean, std = (torch.as_tensor(v, dtype=torch.get_default_dtype()) for v in (mean, std))
+        if mean.shape != std.shape or mean.ndim > 1:
+            raise ValueError(
+                f"mean and std must be two numbers or two lists of one length, "
+                f"got shapes {tuple(mean.shape)} and {tuple(std.shape)}"
+            )
+        if not (std > 0).all():
+            raise ValueError(f"std must be positive, got {std.tolist()}")
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mean.ndim == 1 and x.shape[1] != len(self.mean):
+            raise ValueError(f"x has {x.shape[1]} channels, but mean has {len(self.mean)} values")
+        shape = (-1, *[1] * (x.ndim - 2)) if self.mean.ndim else ()
+        return (x - self.mean.view(shape)) / self.std.view(shape)
+
+
+def mlp(sizes: Sequence[int], *, bias: bool = True, activation=nn.ReLU) -> nn.Sequential:
+    """Fully connected network with the given layer sizes, e.g. `mlp([64, 100, 10])`.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Input size (entries of one flattened sample), hidden sizes, number of classes.
+    bias : bool
+        Whether the dense layers have biases.
+    activation : callable
+        Makes one activation module; called once a hidden layer.
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"sizes must name input and output at least, got {list(sizes)}")
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs, bias=bias), activation()]
+    return nn.Sequential(*layers[:-1])
+
+
+class SmallNet(nn.Sequential):
+    """The paper's MNIST network: three convolutions with 2×2 max pooling, two dense layers.
+
+    Convolutions 3×3 of 32, 64, 128 channels with ReLU, dense 128 with ReLU, dropout
+    0.5, dense logits. Etmann et al. 2019, `smallnet.py` of the authors' code.
+
+    Parameters
+    ----------
+    input_shape : (int, int, int)
+        Channels, height, width; height and width at least 8.
+    n_classes : int
+    widths : sequence of int
+        Channels of the convolutions; each is followed by a pooling that halves the size.
+    hidden : int
+        Width of the dense layer.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int] = (1, 28, 28),
+        n_classes: int = 10,
+        *,
+        widths: Sequence[int] = (32, 64, 128),
+        hidden: int = 128,
+    ):
+        channels, height, width = input_shape
+        shrink = 2 ** len(widths)
+        if min(height, width) < shrink:
+            raise ValueError(
+                f"input_shape {tuple(input_shape)} is too small: {len(widths)} poolings need "
+                f"height and width of at least {shrink}"
+            )
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip((channels, *widths[:-1]), widths, strict=True):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        features = widths[-1] * (height // shrink) * (width // shrink)
+        layers += [nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(0.5)]
+        super().__init__(*layers, nn.Linear(hidden, n_classes))

@@ -1,0 +1,202 @@
+"""Figures of the lessons: image grids, signed saliency maps, decision regions in the plane.
+
+A lesson starts with `plots.use_style()`, draws, and ends each figure with
+`plots.show(figure, alt)`, which puts the alternative text into the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from torch import Tensor, nn
+
+STYLE = Path(__file__).with_name("lessons.mplstyle")
+SIGNED = "PuOr"
+"""Diverging map for signed values, safe for colour-blind readers; always centred on zero."""
+REGIONS = ListedColormap(["#cfe3f1", "#fbe0cc", "#cdeadf", "#f2dfeb", "#faedc4", "#e3e3e3"])
+"""Pale colours of decision regions, in the order of the classes."""
+INK = "#222222"
+
+
+def use_style() -> None:
+    """Set the one matplotlib style of the book for all figures drawn after this call."""
+    plt.style.use(STYLE)
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure with alternative text, in JupyterLab and in the built book, and close it.
+
+    Parameters
+    ----------
+    figure : Figure
+    alt : str
+        One or two sentences that say what one sees, for readers who do not see it.
+
+    Raises
+    ------
+    ValueError
+        `alt` is empty.
+    """
+    from IPython.display import display
+
+    if not alt.strip():
+        raise ValueError("alt must describe the figure in a sentence or two")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=200)
+    width = round(figure.get_figwidth() * 100)
+    plt.close(figure)
+    source = base64.b64encode(buffer.getvalue()).decode()
+    # The class keeps the theme's dark mode from dimming the picture: colours carry values here.
+    picture = (
+        f'<img class="dark-light" style="width:{width}px;max-width:100%;background:white" '
+        f'alt="{html.escape(alt)}" src="data:image/png;base64,{source}">'
+    )
+    display({"text/html": picture, "text/plain": f"[Figure: {alt}]"}, raw=True)
+
+
+def image_grid(
+    images: Tensor,
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int | None = None,
+    signed: bool | Sequence[bool] = False,
+    size: float = 1.3,
+) -> Figure:
+    """Images side by side, row by row.
+
+    Parameters
+    ----------
+    images : Tensor, `(n, channels, height, width)` or `(n, height, width)`
+        One or three channels. Unsigned images must lie in [0, 1]. Signed images (saliency
+        maps) are summed over the channels and drawn on a map centred on zero, each scaled
+        by its own largest absolute value: the map shows the direction of g, not its length.
+    titles : sequence of str, optional
+    columns : int, optional
+        Images a row; by default all in one row.
+    signed : bool or sequence of bool
+        Whether the images have a sign, for all or for each.
+    size : float
+        Width of one image in inches.
+
+    Raises
+    ------
+    ValueError
+        Wrong shape, or numbers of titles, flags and images that differ.
+    """
+    images = images.detach().cpu()
+    if images.ndim == 3:
+        images = images.unsqueeze(1)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0:
+        raise ValueError(
+            f"images must have shape (n, 1 or 3, height, width), got {tuple(images.shape)}"
+        )
+    flags = [signed] * len(images) if isinstance(signed, bool) else list(signed)
+    titles = [""] * len(images) if titles is None else list(titles)
+    if not len(flags) == len(titles) == len(images):
+        raise ValueError(
+            f"{len(images)} images, but {len(titles)} titles and {len(flags)} signed flags"
+        )
+    columns = columns or len(images)
+    rows = -(-len(images) // columns)
+    height = size * (1.25 if any(titles) else 1.0)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(columns * size, rows * height), squeeze=False
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, title, flag in zip(axes.flat, images, titles, flags, strict=False):
+        if flag:
+            signed_image(axis, image)
+        else:
+            axis.imshow(image.permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+        axis.set_title(title)
+    return figure
+
+
+def signed_image(axis: Axes, image: Tensor) -> None:
+    """Draw one signed image `(channels, height, width)`: purple positive, orange negative, white 0."""
+    values = image.detach().cpu().sum(0)
+    limit = values.abs().max().item() or 1.0
+    axis.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit)
+    axis.set_axis_off()
+
+
+def decision_regions(
+    axis: Axes,
+    model: nn.Module,
+    *,
+    xlim: tuple[float, float] = (-3, 3),
+    ylim: tuple[float, float] = (-3, 3),
+    resolution: int = 300,
+) -> None:
+    """Paint the plane by the predicted class of `model` and draw the decision boundary.
+
+    Parameters
+    ----------
+    axis : Axes
+    model : nn.Module
+        Maps `(batch, 2)` to logits; at most six classes are told apart by colour.
+    xlim, ylim : (float, float)
+        The window; its axes get equal scale, so that circles are round.
+    resolution : int
+        Grid points along each axis.
+    """
+    horizontal, vertical = np.linspace(*xlim, resolution), np.linspace(*ylim, resolution)
+    grid = np.stack(np.meshgrid(horizontal, vertical), axis=-1).reshape(-1, 2)
+    dtype = next((p.dtype for p in (*model.parameters(), *model.buffers())), torch.float32)
+    with torch.no_grad():
+        logits = model(torch.as_tensor(grid, dtype=dtype))
+    classes = logits.argmax(1).view(resolution, resolution)
+    axis.imshow(
+        classes, origin="lower", extent=(*xlim, *ylim), cmap=REGIONS, vmin=0, vmax=5, zorder=0
+    )
+    for i in range(logits.shape[1]):  # where logit i meets the best of the others
+        own = logits[:, i]
+        others = logits.index_fill(1, torch.tensor([i]), -torch.inf).amax(1)
+        margin = (own - others).view(resolution, resolution)
+        if margin.min() < 0 < margin.max():
+            axis.contour(horizontal, vertical, margin, levels=[0], colors=INK, linewidths=1.5)
+    axis.set(xlim=xlim, ylim=ylim, aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
+
+
+def ball(axis: Axes, center: Tensor, radius: float, label: str = "") -> None:
+    """Draw the circle of the given radius around a point of the plane."""
+    axis.add_patch(
+        Circle(center.tolist(), float(radius), fill=False, lw=1.8, ls="--", ec=INK, label=label)
+    )
+
+
+def arrow(axis: Axes, start, end, label: str = "", *, color: str = INK) -> None:
+    """Draw an arrow between two points of the plane, with a label at its tip."""
+    start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
+    axis.annotate(
+        "", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2}
+    )
+    axis.annotate(label, end, xytext=(5, 5), textcoords="offset points", color=color)
+
+
+def point(axis: Axes, where, label: str = "", *, marker: str = "o", color: str = INK) -> None:
+    """Mark a point of the plane, with a label beside it."""
+    axis.plot(*np.asarray(where, dtype=float), marker=marker, color=color, ls="", ms=7)
+    axis.annotate(label, where, xytext=(6, 5), textcoords="offset points", color=color)
+
+
+def agreement(
+    axis: Axes, horizontal: Tensor, vertical: Tensor, *, label: str = "", color: str = "#0072B2"
+) -> None:
+    """Scatter two quantities of one unit against each other, with the diagonal of equality."""
+    axis.scatter(horizontal, vertical, s=14, alpha=0.6, color=color, label=label, linewidths=0)
+    top = 1.05 * max(float(horizontal.max()), float(vertical.max()))
+    axis.plot([0, top], [0, top], color=INK, lw=1, ls="-", zorder=0)
+    axis.set(xlim=(0, top), ylim=(0, top), aspect="equal")

@@ -1,0 +1,193 @@
+"""Bad input: one clear error that names the argument and the remedy."""
+
+import pytest
+import torch
+from torch import nn
+
+from lesson_utils import (
+    BinaryClassifier,
+    alignment,
+    jacobian,
+    linearized_robustness,
+    minimal_l2,
+    saliency_map,
+)
+from lesson_utils.models import mlp
+
+FUNCTIONS = [saliency_map, linearized_robustness, minimal_l2, jacobian]
+NET = mlp([4, 8, 3]).eval()
+X = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
+
+
+class Scores(nn.Module):
+    """Turns any function of x into a model."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def nan_in_third_sample():
+    x = X.clone()
+    x[2, 1] = torch.nan
+    return x
+
+
+BAD_INPUTS = {
+    "a list": ([[0.0] * 4], TypeError, r"x must be a torch\.Tensor.*torch\.as_tensor"),
+    "integers": (torch.zeros(5, 4, dtype=torch.uint8), TypeError, r"x holds torch\.uint8.*/ 255"),
+    "NaN": (nan_in_third_sample(), ValueError, r"x is not finite.*1 of 5.*indices 2.*drop"),
+    "infinity": (X / 0, ValueError, r"x is not finite"),
+    "no samples": (X[:0], ValueError, r"x is empty.*at least one"),
+    "no entries": (X[:, :0], ValueError, r"x is empty"),
+    "no batch axis": (X[0], ValueError, r"x must be a batch.*unsqueeze"),
+    "another dtype": (X.double(), ValueError, r"disagree in dtype.*float32.*float64"),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input(function, case):
+    x, error, message = BAD_INPUTS[case]
+    with pytest.raises(error, match=message):
+        function(NET, x)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_another_device(function):
+    # "meta" is a device every machine has.
+    with pytest.raises(ValueError, match=r"disagree in device.*meta.*cpu"):
+        function(mlp([4, 8, 3]).eval().to("meta"), X)
+
+
+BAD_MODELS = {
+    "one column": (lambda x: x[:, :1], r"one logit column.*torch\.cat\(\[-psi / 2, psi / 2\]"),
+    "one axis": (lambda x: x[:, 0], r"shape \(batch, n_classes\)"),
+    "three axes": (lambda x: x[:, :, None], r"shape \(batch, n_classes\)"),
+    "another batch": (lambda x: x[:2], r"batch = 5"),
+    "NaN logits": (lambda x: x.log() * 0 / 0, r"model\(x\) is not finite"),
+    "detached": (lambda x: x.detach(), r"carries no gradient.*no_grad"),
+    "ignores x": (lambda x: torch.ones(5, 3, requires_grad=True) * 1, r"does not depend on x"),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("case", BAD_MODELS)
+def test_bad_model(function, case):
+    logits, message = BAD_MODELS[case]
+    with pytest.raises(ValueError, match=message):
+        function(Scores(logits), X)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("layer", [nn.Dropout(), nn.BatchNorm1d(4), nn.RReLU()])
+def test_train_mode(function, layer):
+    net = nn.Sequential(nn.Linear(4, 4), layer, nn.Linear(4, 3)).train()
+    with pytest.raises(ValueError, match=r"train mode.*layer '1'.*model\.eval\(\)"):
+        function(net, X)
+    function(net.eval(), X)
+
+
+def test_train_mode_without_such_layers_is_fine():
+    net = mlp([4, 8, 3]).train()
+    assert torch.equal(saliency_map(net, X), saliency_map(net.eval(), X))
+
+
+def test_batch_statistics_are_refused_in_eval_mode_too():
+    net = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)).eval()
+    with pytest.raises(ValueError, match="mixes the samples"):
+        saliency_map(net, X)
+
+
+@pytest.mark.parametrize(
+    ("target", "error", "message"),
+    [
+        (3, IndexError, r"target must lie in 0 … 2"),
+        (-1, IndexError, r"target must lie in 0 … 2"),
+        (torch.tensor([0, 1, 2, 1, 7]), IndexError, "values from 0 to 7"),
+        (torch.tensor([0, 1]), ValueError, r"shape \(5,\), got \(2,\)"),
+        (1.0, TypeError, "target must hold class indices"),
+        (torch.ones(5, dtype=torch.bool), TypeError, "target must hold class indices"),
+    ],
+)
+def test_bad_target(target, error, message):
+    with pytest.raises(error, match=message):
+        saliency_map(NET, X, target)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
+        linearized_robustness(NET, X, top_k=0)
+    with pytest.raises(ValueError, match="increasing pair"):
+        minimal_l2(NET, X, bounds=(1, 0))
+    with pytest.raises(ValueError, match=r"outside bounds.*bounds=None"):
+        minimal_l2(NET, X + 3, bounds=(0, 1))
+
+
+def test_alignment_arguments():
+    g = torch.rand(5, 4)
+    with pytest.raises(ValueError, match="one shape"):
+        alignment(X, g[:, :2])
+    with pytest.raises(ValueError, match="one shape"):
+        alignment(X[:0], g[:0])
+    with pytest.raises(TypeError, match="floating-point"):
+        alignment(X.long(), g)
+    with pytest.raises(ValueError, match=r"saliency\.to\(x\)"):
+        alignment(X.double(), g)
+
+
+def test_toy_arguments():
+    with pytest.raises(ValueError, match="non-zero"):
+        BinaryClassifier([0.0, 0.0])
+    with pytest.raises(ValueError, match="disagree in dtype"):
+        BinaryClassifier([1.0, 2.0]).robustness(torch.rand(3, 2))
+
+
+# --- edge cases that are answers, not errors ---------------------------------
+
+
+def test_zero_gradient_is_nan_for_its_sample_alone():
+    net = Scores(lambda x: torch.stack([x.relu().sum(1), -x.relu().sum(1) - 1], 1))
+    x = torch.tensor([[1.0, 2.0], [-1.0, -2.0], [3.0, 0.5]])
+    alpha = alignment(x, saliency_map(net, x))
+    assert alpha.isnan().tolist() == [False, True, False]
+    value = linearized_robustness(net, x).value
+    assert value[1] == torch.inf
+    assert value[[0, 2]].isfinite().all()
+
+
+def test_tie_takes_the_first_class_and_gives_zero():
+    net = Scores(lambda x: torch.stack([x[:, 0], x[:, 0], x[:, 1]], 1))
+    result = linearized_robustness(net, torch.tensor([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0]]))
+    assert result.prediction.tolist() == [0, 2, 0]
+    assert result.value[[0, 2]].tolist() == [0.0, 0.0]
+    assert result.runner_up[0] == 1
+
+
+def test_failed_attack_is_infinite_not_zero():
+    net = Scores(lambda x: torch.stack([x.sum(1) * 0 + 1, x.sum(1) * 0], 1))
+    result = minimal_l2(net, X)
+    assert not result.success.any()
+    assert (result.distance == torch.inf).all()
+    assert result.adversarial.isnan().all()
+
+
+def test_tiny_and_huge_gradients():
+    plain = linearized_robustness(Scores(lambda x: x), X).value
+    for scale in (2.0**-100, 2.0**100):  # their squares leave the range of float32
+        net = Scores(lambda x, s=scale: x * s)
+        torch.testing.assert_close(linearized_robustness(net, X).value, plain)
+        assert alignment(X, saliency_map(net, X)).isfinite().all()
+
+
+def test_inputs_and_parameters_are_left_alone():
+    x = X.clone()
+    net = mlp([4, 8, 3]).eval()
+    for function in FUNCTIONS:
+        function(net, x)
+    assert torch.equal(x, X)
+    assert not x.requires_grad
+    assert all(p.grad is None for p in net.parameters())

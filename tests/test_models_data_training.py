@@ -1,0 +1,151 @@
+import pytest
+import torch
+from torch import nn
+
+from lesson_utils import gradient_penalty_loss
+from lesson_utils.data import data_root, load_digits
+from lesson_utils.models import Normalize, SmallNet, mlp
+from lesson_utils.training import accuracy, fit
+
+# --- models ------------------------------------------------------------------
+
+
+def test_smallnet_is_the_papers():
+    net = SmallNet()
+    kinds = [type(layer).__name__ for layer in net]
+    assert kinds == ["Conv2d", "ReLU", "MaxPool2d"] * 3 + [
+        "Flatten", "Linear", "ReLU", "Dropout", "Linear",
+    ]  # fmt: skip
+    assert [m.out_channels for m in net if isinstance(m, nn.Conv2d)] == [32, 64, 128]
+    assert sum(p.numel() for p in net.parameters()) == 241_546
+    assert net(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    with pytest.raises(ValueError, match="too small"):
+        SmallNet((1, 7, 7))
+
+
+def test_normalize_by_hand_and_per_channel():
+    x = torch.rand(2, 3, 4, 4)
+    expected = (x - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)) / 0.5
+    torch.testing.assert_close(Normalize([0.1, 0.2, 0.3], [0.5, 0.5, 0.5])(x), expected)
+    torch.testing.assert_close(Normalize(0.5, 0.25)(x), (x - 0.5) / 0.25)
+    with pytest.raises(ValueError, match="x has 3 channels"):
+        Normalize([0.1, 0.2], [1.0, 1.0])(x)
+    with pytest.raises(ValueError, match="std must be positive"):
+        Normalize(0.5, 0.0)
+    with pytest.raises(ValueError, match="one length"):
+        Normalize([0.1, 0.2], 1.0)
+
+
+def test_mlp():
+    net = mlp([64, 30, 20, 10], bias=False, activation=nn.Tanh)
+    assert sum(p.numel() for p in net.parameters()) == 64 * 30 + 30 * 20 + 20 * 10
+    assert isinstance(net[-1], nn.Linear)
+    assert net(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    with pytest.raises(ValueError, match="input and output"):
+        mlp([64])
+
+
+# --- data --------------------------------------------------------------------
+
+
+def test_digits():
+    data = load_digits()
+    assert data.x_train.shape == (1297, 1, 8, 8)
+    assert data.x_test.shape == (500, 1, 8, 8)
+    assert data.x_train.dtype == torch.float32
+    assert data.x_train.min() == 0
+    assert data.x_train.max() == 1
+    assert set(data.y_test.tolist()) == set(range(10))
+    # The split is fixed for good: lessons and records rely on it.
+    assert data.y_test[:10].tolist() == load_digits().y_test[:10].tolist()
+    assert torch.equal(data.x_test.sum(), load_digits().x_test.sum())
+
+
+def test_digit_classes():
+    data, full = load_digits([3, 8], dtype=torch.float64), load_digits(dtype=torch.float64)
+    assert set(data.y_train.tolist()) == {0, 1}
+    assert torch.equal(data.x_test[data.y_test == 1], full.x_test[full.y_test == 8])
+    for bad in ([3], [3, 3], [3, 11]):
+        with pytest.raises(ValueError, match="two different digits"):
+            load_digits(bad)
+
+
+def test_data_root(monkeypatch, tmp_path):
+    monkeypatch.delenv("LESSONS_DATA", raising=False)
+    assert data_root().name == "data"
+    monkeypatch.setenv("LESSONS_DATA", str(tmp_path))
+    assert data_root() == tmp_path
+    assert data_root(tmp_path / "own") == tmp_path / "own"
+
+
+# --- training ----------------------------------------------------------------
+
+
+def test_penalty_by_hand():
+    # One dense layer, two classes: ∇ℓ = (softmax(Ψ) − onehot(y)) · W.
+    layer = nn.Linear(3, 2).double()
+    x, y = torch.rand(4, 3).double(), torch.tensor([0, 1, 1, 0])
+    logits = layer(x)
+    errors = logits.softmax(1) - nn.functional.one_hot(y, 2)
+    expected = (errors @ layer.weight).square().sum(1).mean()
+    loss, penalty = gradient_penalty_loss(layer, x, y, 0.7)
+    torch.testing.assert_close(penalty, expected.detach())
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(logits, y) + 0.7 * expected)
+
+
+def test_penalty_does_not_depend_on_how_the_batch_is_cut():
+    net = mlp([5, 8, 3]).double()
+    x, y = torch.rand(6, 5).double(), torch.randint(0, 3, (6,))
+    whole = gradient_penalty_loss(net, x, y, 1.0)[1]
+    single = [gradient_penalty_loss(net, x[[b]], y[[b]], 1.0)[1] for b in range(6)]
+    torch.testing.assert_close(whole, torch.stack(single).mean())
+
+
+def test_penalty_gradient_on_a_smooth_net():
+    torch.manual_seed(0)
+    net = mlp([3, 4, 2], activation=nn.Tanh).double()
+    x, y = torch.rand(5, 3).double(), torch.tensor([0, 1, 0, 1, 1])
+    weight = net[1].weight
+
+    def loss(values):
+        parameters = dict(net.named_parameters()) | {"1.weight": values}
+        called = lambda batch: torch.func.functional_call(net, parameters, (batch,))  # noqa: E731
+        return gradient_penalty_loss(called, x, y, 2.0)[0]
+
+    assert torch.autograd.gradcheck(loss, weight.detach().clone().requires_grad_(True))
+
+
+def test_strength_zero_is_the_plain_loss_and_negative_is_refused():
+    net, x, y = mlp([5, 8, 3]), torch.rand(6, 5), torch.randint(0, 3, (6,))
+    loss, penalty = gradient_penalty_loss(net, x, y, 0)
+    assert torch.equal(loss, nn.functional.cross_entropy(net(x), y))
+    assert penalty == 0
+    for bad in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="≥ 0"):
+            gradient_penalty_loss(net, x, y, bad)
+
+
+def trained(digits, strength=0.0, **options):
+    torch.manual_seed(0)
+    net = mlp([64, 50, 10])
+    return fit(net, digits.x_train, digits.y_train, strength=strength, epochs=5, **options)
+
+
+def test_fit_learns_repeats_and_leaves_the_global_seed_alone(digits):
+    first = trained(digits)
+    state = torch.random.get_rng_state()
+    again = trained(digits)
+    assert not first.training
+    assert torch.equal(first[1].weight, again[1].weight)
+    assert not torch.equal(first[1].weight, trained(digits, seed=1)[1].weight)
+    assert accuracy(first, digits.x_test, digits.y_test) > 0.85
+    torch.manual_seed(0)
+    mlp([64, 50, 10])
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_penalty_lowers_the_input_gradient(digits):
+    plain, robust = trained(digits), trained(digits, strength=3.0)
+    _, before = gradient_penalty_loss(plain, digits.x_test, digits.y_test, 1.0)
+    _, after = gradient_penalty_loss(robust, digits.x_test, digits.y_test, 1.0)
+    assert after < 0.8 * before

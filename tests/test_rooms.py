@@ -1,0 +1,105 @@
+"""The house rules: light import, imports only downwards, documented public names."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lesson_utils
+
+HOUSE = Path(lesson_utils.__file__).parent
+# Lowest room first: a room may import from the rooms named for it, and from no other.
+MAY_IMPORT = {
+    "gradients": set(),
+    "geometry": {"gradients"},
+    "toy": {"gradients"},
+    "attacks": {"gradients"},
+    "models": set(),
+    "data": set(),
+    "training": {"geometry", "models", "data"},
+    "plots": set(),
+}
+CORE = ("gradients", "geometry", "toy", "attacks")
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+
+
+def test_every_room_has_a_place():
+    rooms = {path.stem for path in HOUSE.glob("*.py")} - {"__init__", "__main__"}
+    assert rooms == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_go_downwards(room):
+    inner = {module for level, module in imports_of(HOUSE / f"{room}.py") if level}
+    assert inner <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("room", CORE)
+def test_core_needs_torch_and_numpy_only(room):
+    outer = {
+        module.split(".")[0] for level, module in imports_of(HOUSE / f"{room}.py") if not level
+    }
+    assert outer - set(sys.stdlib_module_names) <= {"torch", "numpy"}
+
+
+def test_import_is_light():
+    heavy = ("matplotlib", "torchvision", "sklearn", "ipywidgets", "IPython")
+    code = f"import sys, lesson_utils; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_house_stays_small():
+    lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in HOUSE.glob("*.py"))
+    assert lines < 2000
+
+
+def public_functions():
+    for room in MAY_IMPORT:
+        module = __import__(f"lesson_utils.{room}", fromlist=["_"])
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", None) == module.__name__
+            if (
+                own
+                and not name.startswith("_")
+                and (inspect.isfunction(value) or inspect.isclass(value))
+            ):
+                yield pytest.param(value, id=f"{room}.{name}")
+
+
+@pytest.mark.parametrize("thing", list(public_functions()))
+def test_public_names_are_documented(thing):
+    assert (inspect.getdoc(thing) or "").strip()
+
+
+def test_all_names_exist():
+    assert all(hasattr(lesson_utils, name) for name in lesson_utils.__all__)
+
+
+def test_environment_report():
+    command = [sys.executable, "-m", "lesson_utils"]
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for fact in ("Python", "torch ", "device", "digits", "MNIST"):
+        assert fact in report
+    assert "missing" not in report
+
+
+def test_environment_report_says_how_to_get_data_and_finds_it(tmp_path, monkeypatch):
+    from lesson_utils.__main__ import report
+
+    monkeypatch.setenv("LESSONS_DATA", str(tmp_path))
+    assert "download=True" in report()
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / "train-images-idx3-ubyte").touch()
+    assert f"found in {raw}" in report()
