@@ -8,13 +8,25 @@ keeps the adversary an image and can only make the distance larger.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from .gradients import Model, attach, forward, gradient, inner, norm, per_sample, ranked_margins
+from .gradients import (
+    Model,
+    attach,
+    forward,
+    gradient,
+    inner,
+    margin_gradient,
+    norm,
+    per_sample,
+    ranked_margins,
+    ranking,
+)
 
 Bounds = tuple[float, float]
 
@@ -34,10 +46,10 @@ class AttackResult(NamedTuple):
 def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> AttackResult:
     """Search the closest input with another decision, in the Euclidean norm.
 
-    DeepFool [1]_ and DDN [2]_ each propose an adversary; bisection on the segment to x
-    brings it to the decision boundary, and the nearer one is pulled in: the foot of the
-    perpendicular from x to the tangent plane of the boundary gives a closer point, and
-    so on until nothing improves. For an affine classifier the tangent plane is the
+    DeepFool (free, and towards each of the two strongest rivals) and DDN propose
+    adversaries; bisection on the segment to x brings them to the decision boundary, and
+    the nearest one is pulled in: the foot of the perpendicular from x to the tangent plane
+    of the boundary gives a closer point, and so on until nothing improves. For an affine classifier the tangent plane is the
     boundary, and the result is ρ up to rounding.
 
     Parameters
@@ -62,18 +74,17 @@ def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> Atta
 
     References
     ----------
-    .. [1] Moosavi-Dezfooli, Fawzi, Frossard, *DeepFool*, CVPR 2016.
-    .. [2] Rony et al., *Decoupling Direction and Norm*, CVPR 2019.
+    Moosavi-Dezfooli, Fawzi, Frossard, *DeepFool*, CVPR 2016.
+    Rony et al., *Decoupling Direction and Norm* (DDN), CVPR 2019.
     """
     _check_bounds(x, bounds)
     _, logits = forward(model, x)
     x, label = x.detach(), logits.argmax(1)
     distance = x.new_full(label.shape, torch.inf)
     adversarial = torch.full_like(x, torch.nan)
-    for propose in (_deepfool, _ddn):
-        found = propose(model, x, label, bounds)
+    for found in _proposals(model, x, logits.detach(), bounds):
         fooled = _fooled(model, found, label)
-        found = _bisect(model, x, found, label, halvings=15)
+        found = _bisect(model, x, found, label, halvings=8)
         found_at = torch.where(fooled, norm(found - x), torch.inf)
         nearer = found_at < distance
         distance = torch.where(nearer, found_at, distance)
@@ -109,27 +120,46 @@ def _fooled(model: Model, x: Tensor, label: Tensor) -> Tensor:
     return model(x).argmax(1) != label
 
 
+def _proposals(model: Model, x: Tensor, logits: Tensor, bounds: Bounds | None) -> Iterator[Tensor]:
+    label = logits.argmax(1)
+    yield _deepfool(model, x, label, bounds)
+    # The nearest boundary by linearization need not be the nearest: try other rivals too.
+    for rival in ranking(logits, label)[:, 1:3].unbind(1):
+        yield _deepfool(model, x, label, bounds, rival=rival, steps=20)
+    yield _ddn(model, x, label, bounds)
+
+
 def _deepfool(
-    model: Model, x: Tensor, label: Tensor, bounds: Bounds | None, steps: int = 50
+    model: Model,
+    x: Tensor,
+    label: Tensor,
+    bounds: Bounds | None,
+    *,
+    rival: Tensor | None = None,
+    steps: int = 50,
 ) -> Tensor:
-    """Step to the nearest linearized boundary, again and again, until the decision changes."""
+    """Step to the nearest linearized boundary (or that with `rival`) until the decision changes."""
     y = x.clone()
     active = torch.arange(len(x), device=x.device)
     for _ in range(steps):
-        here = y[active]
+        here, own = y[active], label[active]
         leaf, logits = attach(model, here)
+        if rival is None:
+            margins = ((m, w) for _, m, w in ranked_margins(logits, leaf, reference=own))
+        else:
+            margins = [margin_gradient(logits, leaf, own, rival[active])]
         nearest = torch.full_like(logits[:, 0], torch.inf)
         step = torch.zeros_like(here)
-        for _, margin, grad in ranked_margins(logits, leaf, reference=label[active]):
-            length = norm(grad)
+        for margin, w in margins:
+            length = norm(w)
             distance = margin.abs() / length
             closer = distance < nearest
             nearest = torch.where(closer, distance, nearest)
             # 2 % overshoot, and an absolute 1e-4 so that a tie at x does not stall the walk
             stride = (1.02 * distance + 1e-4) / length
-            step = torch.where(per_sample(closer, x), -per_sample(stride, x) * grad, step)
+            step = torch.where(per_sample(closer, x), -per_sample(stride, x) * w, step)
         y[active] = _clip(here + step, bounds)
-        active = active[~_fooled(model, y[active], label[active])]
+        active = active[~_fooled(model, y[active], own)]
         if len(active) == 0:
             break
     return y
@@ -171,7 +201,7 @@ def _pull_in(
         better = _fooled(model, rim, label_)
         hit = active[better]
         if len(hit):
-            y[hit] = _bisect(model, x_[better], rim[better], label_[better], halvings=10)
+            y[hit] = _bisect(model, x_[better], rim[better], label_[better], halvings=8)
         gain = 1 - norm(y[active] - x_) / radius
         damping[active] = torch.where(better, (2 * damping_).clamp(max=1), damping_ / 2)
         active = active[(gain > 1e-3) | (~better & (damping[active] > 0.05))]

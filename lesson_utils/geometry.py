@@ -78,7 +78,7 @@ def _target_index(target: int | Tensor | None, logits: Tensor) -> Tensor:
 
 
 def alignment(x: Tensor, saliency: Tensor) -> Tensor:
-    """Alignment of input and saliency map, α(x) = |⟨x, g⟩| / ‖g‖.
+    """Alignment of input and saliency map, ``α(x) = |⟨x, g⟩| / ‖g‖``.
 
     α depends on the origin of x and on Ψ, not only on the classifier: see lesson 04.
 
@@ -120,7 +120,7 @@ def linearized_robustness(
 ) -> LinearizedRobustness:
     """Distance to the decision boundary of the linearized classifier.
 
-    ρ̃(x) = min_{j≠i*} (Ψ^{i*}(x) − Ψ^j(x)) / ‖∇Ψ^{i*}(x) − ∇Ψ^j(x)‖
+    ``ρ̃(x) = min_{j≠i*} (Ψ^{i*}(x) − Ψ^j(x)) / ‖∇Ψ^{i*}(x) − ∇Ψ^j(x)‖``
 
     One forward and n − 1 backward passes. Exact (ρ̃ = ρ) for affine models; in
     general neither an upper nor a lower bound of ρ.

@@ -181,6 +181,22 @@ def jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), torch.stack(rows, dim=1)
 
 
+def margin_gradient(
+    logits: Tensor, x: Tensor, reference: Tensor, rival: Tensor, *, keep_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Margin Ψ^i − Ψ^j and its gradient, for one pair of classes `(batch,)` a sample."""
+    pair = logits.gather(1, torch.stack([reference, rival], dim=1))
+    margin = pair[:, 0] - pair[:, 1]
+    return margin.detach(), gradient(margin, x, keep_graph=keep_graph)
+
+
+def ranking(logits: Tensor, reference: Tensor) -> Tensor:
+    """Classes by falling logit, `(batch, n_classes)`, with the reference class first."""
+    # At +inf the reference comes first and is no rival of its own; ties keep their order.
+    raised = logits.detach().scatter(1, reference[:, None], torch.inf)
+    return raised.argsort(dim=1, descending=True, stable=True)
+
+
 def ranked_margins(
     logits: Tensor, x: Tensor, *, reference: Tensor | None = None, top_k: int | None = None
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -203,17 +219,11 @@ def ranked_margins(
     margin : Tensor, `(batch,)`
     gradient : Tensor, `(batch, *input_shape)`
     """
-    n = logits.shape[1]
     reference = logits.argmax(1) if reference is None else reference
-    # Sorting with the reference class at +inf puts it first and keeps it out of the rivals.
-    ranking = logits.detach().scatter(1, reference[:, None], torch.inf)
-    ranking = ranking.argsort(dim=1, descending=True, stable=True)
-    own = logits.gather(1, reference[:, None]).squeeze(1)
-    last = n - 1 if top_k is None else min(top_k, n - 1)
-    for rank in range(1, last + 1):
-        rival = ranking[:, rank]
-        margin = own - logits.gather(1, rival[:, None]).squeeze(1)
-        yield rival, margin.detach(), gradient(margin, x, keep_graph=rank < last)
+    rivals = ranking(logits, reference)[:, 1:][:, :top_k].unbind(1)
+    for rank, rival in enumerate(rivals, start=1):
+        margin, grad = margin_gradient(logits, x, reference, rival, keep_graph=rank < len(rivals))
+        yield rival, margin, grad
 
 
 def norm(v: Tensor) -> Tensor:

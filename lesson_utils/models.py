@@ -7,6 +7,7 @@ the model, so ρ, ε and α are in pixel units whatever the network does inside.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ def mlp(sizes: Sequence[int], *, bias: bool = True, activation=nn.ReLU) -> nn.Se
     if len(sizes) < 2:
         raise ValueError(f"sizes must name input and output at least, got {list(sizes)}")
     layers: list[nn.Module] = [nn.Flatten()]
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs, bias=bias), activation()]
     return nn.Sequential(*layers[:-1])
 

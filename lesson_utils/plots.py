@@ -170,6 +170,29 @@ def decision_regions(
     axis.set(xlim=xlim, ylim=ylim, aspect="equal", xlabel="$x_1$", ylabel="$x_2$")
 
 
+def plane(
+    model: nn.Module, xlim: tuple[float, float] = (-3, 3), ylim: tuple[float, float] = (-3, 3)
+) -> tuple[Figure, Axes]:
+    """Square figure with the :func:`decision_regions` of one model."""
+    figure, axis = plt.subplots(figsize=(5, 5))
+    decision_regions(axis, model, xlim=xlim, ylim=ylim)
+    return figure, axis
+
+
+def cloud(axis: Axes, points: Tensor, classes: Tensor, names: Sequence[str]) -> None:
+    """Mark points `(n, 2)` with one colour and one marker a class, and name the classes."""
+    for k, (name, marker) in enumerate(zip(names, "os^Dv*", strict=False)):
+        axis.plot(*points[classes == k].T, ls="", marker=marker, ms=4, label=name)
+    axis.legend(loc="upper left")
+
+
+def segment(axis: Axes, start, end, label: str, *, thick: bool = False) -> None:
+    """Draw a straight segment, to be read as a distance; the thick one is solid."""
+    ends = np.stack([np.asarray(start, dtype=float), np.asarray(end, dtype=float)])
+    color, style, width = ("#B34700", "-", 4) if thick else ("#0072B2", "--", 2)
+    axis.plot(*ends.T, color=color, ls=style, lw=width, label=label)
+
+
 def ball(axis: Axes, center: Tensor, radius: float, label: str = "") -> None:
     """Draw the circle of the given radius around a point of the plane."""
     axis.add_patch(
@@ -183,20 +206,28 @@ def arrow(axis: Axes, start, end, label: str = "", *, color: str = INK) -> None:
     axis.annotate(
         "", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2}
     )
-    axis.annotate(label, end, xytext=(5, 5), textcoords="offset points", color=color)
+    _label(axis, end, label, color)
 
 
 def point(axis: Axes, where, label: str = "", *, marker: str = "o", color: str = INK) -> None:
     """Mark a point of the plane, with a label beside it."""
-    axis.plot(*np.asarray(where, dtype=float), marker=marker, color=color, ls="", ms=7)
-    axis.annotate(label, where, xytext=(6, 5), textcoords="offset points", color=color)
+    where = np.asarray(where, dtype=float)
+    axis.plot(*where, marker=marker, color=color, ls="", ms=7)
+    _label(axis, where, label, color)
 
 
-def agreement(
-    axis: Axes, horizontal: Tensor, vertical: Tensor, *, label: str = "", color: str = "#0072B2"
-) -> None:
+def _label(axis: Axes, where: np.ndarray, label: str, color: str) -> None:
+    """Write beside a point, on the side where the axes have more room."""
+    right = where[0] > sum(axis.get_xlim()) / 2
+    axis.annotate(
+        label, where, xytext=(-7 if right else 7, 6), textcoords="offset points",
+        ha="right" if right else "left", color=color,
+    )  # fmt: skip
+
+
+def agreement(axis: Axes, horizontal: Tensor, vertical: Tensor, xlabel: str, ylabel: str) -> None:
     """Scatter two quantities of one unit against each other, with the diagonal of equality."""
-    axis.scatter(horizontal, vertical, s=14, alpha=0.6, color=color, label=label, linewidths=0)
+    axis.scatter(horizontal, vertical, s=14, alpha=0.6, linewidths=0)
     top = 1.05 * max(float(horizontal.max()), float(vertical.max()))
-    axis.plot([0, top], [0, top], color=INK, lw=1, ls="-", zorder=0)
-    axis.set(xlim=(0, top), ylim=(0, top), aspect="equal")
+    axis.axline((0, 0), slope=1, color=INK, lw=1, ls="-", zorder=0)
+    axis.set(xlim=(0, top), ylim=(0, top), aspect="equal", xlabel=xlabel, ylabel=ylabel)

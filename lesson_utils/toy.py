@@ -64,7 +64,7 @@ class AffineClassifier(nn.Module):
         return rho, -rho[:, None] * unit
 
     def robustness(self, x: Tensor) -> Tensor:
-        """Exact robustness, ρ(x) = min_{j≠i*} (Ψ^{i*} − Ψ^j) / ‖z_{i*} − z_j‖.
+        """Exact robustness, ``ρ(x) = min_{j≠i*} (Ψ^{i*} − Ψ^j) / ‖z_{i*} − z_j‖``.
 
         The region of class i* is an intersection of half-spaces, so the distance to
         its complement is the smallest distance to one of the bounding hyperplanes.
@@ -92,7 +92,7 @@ class BinaryClassifier(AffineClassifier):
     """F(x) = sgn Ψ(x) with Ψ(x) = ⟨x, z⟩ + b, written with the two logits (−Ψ/2, +Ψ/2).
 
     Class 1 is Ψ > 0. The symmetric form keeps Ψ^1 − Ψ^0 = Ψ, makes softmax the logistic
-    function of Ψ, and gives both classes the same alignment |⟨x, z⟩|/‖z‖.
+    function of Ψ, and gives both classes the same alignment ``|⟨x, z⟩| / ‖z‖``.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ def gradient_penalty_loss(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy with a penalty on its input gradient.
 
-    mean_b ℓ(Ψ(x_b), y_b) + λ · mean_b ‖∇_x ℓ(Ψ(x_b), y_b)‖²
+    ``mean_b ℓ(Ψ(x_b), y_b) + λ · mean_b ‖∇_x ℓ(Ψ(x_b), y_b)‖²``
 
     The gradient is taken per sample, x in pixels of [0, 1]. Training by the gradient
     of a gradient is double backpropagation (Drucker & LeCun 1992).

@@ -1,0 +1,50 @@
+# Two commands do everything: `make book` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+HTML   := book/_build/html
+
+.DEFAULT_GOAL := help
+.PHONY: help book test test-book benchmark lab lint clean
+
+help:  ## Say what each command does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The environment is made anew whenever what it is made from changes.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[book,test,browser,benchmark,dev]'
+	touch $@
+
+# The execution cache knows only the notebooks: drop it when the code that they call changes.
+book/_build/.code: $(wildcard lesson_utils/*.py lesson_utils/*.mplstyle lessons/recorded/*)
+	rm -rf book/_build/.jupyter_cache
+	mkdir -p book/_build && touch $@
+
+book: $(VENV)/.ready book/_build/.code  ## Install into .venv, run every lesson, build book/_build/html (warnings are errors)
+	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
+	@echo "Open $(HTML)/index.html"
+
+test: $(VENV)/.ready  ## Unit and property tests, then every lesson from first to last cell
+	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env lessons -n 2 --dist loadfile
+
+test-book: $(VENV)/.ready  ## Open the built book in Chromium and look at every page
+	$(BIN)/python -m pytest tests/browser
+
+benchmark: $(VENV)/.ready  ## Compare speeds within one run (not part of the tests)
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-columns=median,iqr,rounds
+
+lab: $(VENV)/.ready  ## Open the lessons in JupyterLab
+	$(BIN)/jupyter lab lessons
+
+lint: $(VENV)/.ready  ## Check style; the notebooks must be committed without outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --keep-id --verify lessons/*.ipynb
+
+clean:  ## Remove what was built (not the environment)
+	rm -rf book/_build build .pytest_cache .hypothesis .ruff_cache .benchmarks
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -not -path './$(VENV)/*' -prune -exec rm -rf {} +

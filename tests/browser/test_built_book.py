@@ -1,0 +1,94 @@
+"""Opens the built pages, as files and in a browser, and looks at what is on them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).parents[2]
+TOC = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = [TOC["root"]] + [c["file"] for part in TOC["parts"] for c in part["chapters"]]
+LESSONS = [page for page in PAGES if page.startswith("lessons/")]
+
+
+def cells(lesson, kind):
+    notebook = json.loads((ROOT / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+    return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == kind]
+
+
+def soup_of(html, page):
+    return BeautifulSoup((html / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
+
+
+def test_every_lesson_is_in_the_table_of_contents():
+    notebooks = sorted(p.stem for p in (ROOT / "lessons").glob("*.ipynb"))
+    assert notebooks == sorted(Path(lesson).name for lesson in LESSONS)
+    assert len(LESSONS) >= 4
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_lesson_has_its_title_and_figures_and_no_traceback(html, lesson):
+    soup = soup_of(html, lesson)
+    title = cells(lesson, "markdown")[0].splitlines()[0].removeprefix("# ")
+    assert soup.h1.get_text().startswith(title)
+    expected = sum(source.count("plots.show(") for source in cells(lesson, "code"))
+    figures = soup.select(".cell_output img")
+    assert len(figures) == expected >= 4
+    assert all(len(figure["alt"]) > 20 for figure in figures)
+    assert len(soup.select(".cell_output")) > expected, "outputs other than figures are missing"
+    for sign in (".output_traceback", ".output.traceback", ".system-message", ".problematic"):
+        assert not soup.select(sign)
+    assert "Traceback (most recent call last)" not in soup.get_text()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_in_the_browser(page, address, name):
+    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+    assert page.complaints == []
+    assert [url for url in page.requested if not url.startswith((address, "data:"))] == []
+    formulas = page.locator(".math").count()
+    if formulas:
+        page.wait_for_function(
+            "n => document.querySelectorAll('.math mjx-container').length >= n", arg=formulas
+        )
+    assert page.locator("mjx-merror, [data-mjx-error]").count() == 0
+    broken = "[...document.images].filter(i => !i.complete || i.naturalWidth === 0).length"
+    assert page.evaluate(broken) == 0
+
+
+def test_formulas_and_links_work_without_a_server(page, html):
+    page.goto((html / f"{LESSONS[2]}.html").as_uri())
+    page.wait_for_selector(".math mjx-container")
+    assert page.complaints == []
+    page.get_by_role("link", name="lesson 1", exact=True).first.click()
+    page.wait_for_url(f"**/{LESSONS[0]}.html")
+
+
+def test_dark_mode_leaves_the_colours_of_figures_alone(page, address):
+    page.goto(f"{address}/{LESSONS[0]}.html")
+    page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    style = (
+        page.locator(".cell_output img")
+        .nth(2)
+        .evaluate(
+            "i => { const s = getComputedStyle(i); return [s.filter, s.backgroundColor, s.opacity] }"
+        )
+    )
+    assert style == ["none", "rgb(255, 255, 255)", "1"]
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_nothing_is_cut_off_on_a_phone(page, address, lesson):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"{address}/{lesson}.html", wait_until="networkidle")
+    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(overflow) <= 1
+
+
+def test_next_page_leads_through_all_pages(page, address):
+    page.goto(f"{address}/{PAGES[0]}.html")
+    for name in PAGES[1:]:
+        page.locator("a.right-next").click()
+        page.wait_for_url(f"**/{name}.html")
