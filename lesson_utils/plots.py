@@ -119,15 +119,15 @@ def image_grid(
         if flag:
             signed_image(axis, image)
         else:
-            axis.imshow(image.permute(1, 2, 0), cmap="gray", vmin=0, vmax=1)
+            axis.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
         axis.set_title(title)
     return figure
 
 
 def signed_image(axis: Axes, image: Tensor) -> None:
     """Draw one signed image `(channels, height, width)`: purple positive, orange negative, white 0."""
-    values = image.detach().cpu().sum(0)
-    limit = values.abs().max().item() or 1.0
+    values = image.detach().cpu().sum(0).numpy()
+    limit = np.abs(values).max() or 1.0
     axis.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit)
     axis.set_axis_off()
 
@@ -157,14 +157,14 @@ def decision_regions(
     dtype = next((p.dtype for p in (*model.parameters(), *model.buffers())), torch.float32)
     with torch.no_grad():
         logits = model(torch.as_tensor(grid, dtype=dtype))
-    classes = logits.argmax(1).view(resolution, resolution)
+    classes = logits.argmax(1).view(resolution, resolution).numpy()
     axis.imshow(
         classes, origin="lower", extent=(*xlim, *ylim), cmap=REGIONS, vmin=0, vmax=5, zorder=0
     )
     for i in range(logits.shape[1]):  # where logit i meets the best of the others
         own = logits[:, i]
         others = logits.index_fill(1, torch.tensor([i]), -torch.inf).amax(1)
-        margin = (own - others).view(resolution, resolution)
+        margin = (own - others).view(resolution, resolution).numpy()
         if margin.min() < 0 < margin.max():
             axis.contour(horizontal, vertical, margin, levels=[0], colors=INK, linewidths=1.5)
     axis.set(xlim=xlim, ylim=ylim, aspect="equal", xlabel="$x_1$", ylabel="$x_2$")

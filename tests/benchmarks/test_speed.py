@@ -1,0 +1,75 @@
+"""How long things take, as ratios within one run: `make benchmark`.
+
+Compare the rows of one group; the absolute times depend on the machine.
+"""
+
+import foolbox
+import pytest
+import torch
+from torch.func import jacrev, vmap
+
+from lesson_utils import linearized_robustness, minimal_l2
+from lesson_utils.data import load_digits
+from lesson_utils.models import SmallNet, mlp
+from lesson_utils.training import fit
+
+
+@pytest.fixture(scope="module")
+def case():
+    """256 images of 28×28 pixels, ten classes, the paper's MNIST network."""
+    torch.manual_seed(0)
+    return SmallNet().eval(), torch.rand(256, 1, 28, 28)
+
+
+def one_forward_ten_backward(model, x):
+    x = x.clone().requires_grad_(True)
+    logits = model(x)
+    for i in range(logits.shape[1]):
+        torch.autograd.grad(logits[:, i].sum(), x, retain_graph=True)
+
+
+def by_vmap(model, x):
+    jacobian = vmap(jacrev(lambda one: model(one[None])[0]), chunk_size=64)(x)
+    logits = model(x).detach()
+    first = logits.argmax(1)
+    rows = torch.arange(len(x))
+    margins = logits[rows, first][:, None] - logits
+    lengths = (jacobian[rows, first][:, None] - jacobian).flatten(2).norm(dim=2)
+    return (margins / lengths).nan_to_num(nan=torch.inf).amin(1)
+
+
+@pytest.mark.benchmark(group="linearized robustness, 256 × 28×28, 10 classes")
+@pytest.mark.parametrize(
+    "function",
+    [linearized_robustness, one_forward_ten_backward, by_vmap],
+    ids=["lesson_utils", "1 forward + 10 backward", "vmap(jacrev)"],
+)
+def test_linearized_robustness(benchmark, case, function):
+    benchmark.pedantic(function, case, rounds=15, warmup_rounds=2)
+
+
+def by_foolbox(model, x):
+    wrapped = foolbox.PyTorchModel(model, bounds=(-1e3, 1e3))
+    label = model(x).argmax(1)
+    best = torch.full((len(x),), torch.inf)
+    for attack in (foolbox.attacks.L2DeepFoolAttack(), foolbox.attacks.DDNAttack()):
+        adversarial, _, _ = attack(wrapped, x, label, epsilons=None)
+        best = torch.minimum(best, (adversarial - x).flatten(1).norm(dim=1))
+    return best
+
+
+def ours(model, x):
+    return minimal_l2(model, x).distance
+
+
+@pytest.mark.parametrize("net", ["mlp", "smallnet"])
+@pytest.mark.parametrize("function", [ours, by_foolbox], ids=["lesson_utils", "foolbox"])
+def test_minimal_l2(benchmark, function, net):
+    benchmark.group = f"closest adversary, 200 digits, {net}"
+    digits = load_digits()
+    torch.manual_seed(0)
+    model = mlp([64, 100, 10]) if net == "mlp" else SmallNet((1, 8, 8))
+    fit(model, digits.x_train, digits.y_train, epochs=10)
+    distance = benchmark.pedantic(function, (model, digits.x_test[:200]), rounds=3, warmup_rounds=1)
+    benchmark.extra_info["median distance"] = distance.median().item()
+    print(f"\nmedian distance: {distance.median():.4f}")

@@ -1,0 +1,63 @@
+"""What every lesson must have, whatever it teaches."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+LESSONS = sorted((Path(__file__).parents[1] / "lessons").glob("*.ipynb"))
+
+
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
+def notebook(request):
+    return json.loads(request.param.read_text(encoding="utf-8"))
+
+
+def sources(notebook, kind):
+    return ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == kind]
+
+
+def test_committed_without_outputs(notebook):
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+def test_opens_with_title_time_needs_and_goals(notebook):
+    opening = sources(notebook, "markdown")[0]
+    assert opening.startswith("# ")
+    for word in ("**Time:**", "**You need:**", "**You will:**", "**Data:**"):
+        assert word in opening
+
+
+def test_ends_with_summary_tolerance_and_what_comes_next(notebook):
+    closing = sources(notebook, "markdown")[-1]
+    for part in ("## Summary", "How far your numbers may differ", "**Next:**"):
+        assert part in closing
+
+
+def test_asserts_what_it_claims(notebook):
+    assert sum("assert " in source for source in sources(notebook, "code")) >= 6
+
+
+def test_one_idea_a_cell(notebook):
+    def code_lines(source):  # the alternative text of a figure is prose
+        lines = [line.strip() for line in source.splitlines()]
+        return sum(bool(line) and not line.startswith(('"', "'")) for line in lines)
+
+    lengths = [code_lines(source) for source in sources(notebook, "code")]
+    assert statistics.median(lengths) <= 6
+    assert max(lengths) <= 18
+
+
+def test_every_figure_has_alternative_text(notebook):
+    code = "\n".join(sources(notebook, "code"))
+    assert code.count("plots.show(") >= 4
+    assert "plt.show(" not in code
+
+
+def test_uses_nothing_that_hangs_without_a_browser(notebook):
+    code = "\n".join(sources(notebook, "code"))
+    assert "interact(" not in code
+    assert "widgets.Output(" not in code
