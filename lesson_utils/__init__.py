@@ -5,8 +5,19 @@ imported by name: `lesson_utils.data`, `models`, `plots`, `training`.
 """
 
 from .attacks import AttackResult, minimal_l2
-from .geometry import LinearizedRobustness, alignment, linearized_robustness, saliency_map
+from .geometry import (
+    BoundTerms,
+    LinearizedRobustness,
+    Measurements,
+    alignment,
+    binarize,
+    bound_terms,
+    linearized_robustness,
+    measure,
+    saliency_map,
+)
 from .gradients import jacobian
+from .homogeneity import Decomposition, homogeneous_decomposition
 from .toy import AffineClassifier, BinaryClassifier
 from .training import gradient_penalty_loss
 
@@ -16,11 +27,18 @@ __all__ = [
     "AffineClassifier",
     "AttackResult",
     "BinaryClassifier",
+    "BoundTerms",
+    "Decomposition",
     "LinearizedRobustness",
+    "Measurements",
     "alignment",
+    "binarize",
+    "bound_terms",
     "gradient_penalty_loss",
+    "homogeneous_decomposition",
     "jacobian",
     "linearized_robustness",
+    "measure",
     "minimal_l2",
     "saliency_map",
 ]

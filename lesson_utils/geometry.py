@@ -1,4 +1,4 @@
-"""Saliency map, alignment and linearized robustness.
+"""Saliency map, alignment, linearized robustness, and the bound that connects them.
 
 Notation: Ψ^i is logit i, i* the predicted class, g = ∇Ψ^{i*}(x) the saliency map.
 Source of all definitions: Etmann, Lunz, Maass, Schönlieb, *On the Connection
@@ -7,12 +7,24 @@ Between Adversarial Robustness and Saliency Map Interpretability*, ICML 2019.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from .gradients import Model, forward, gradient, inner, norm, per_sample, ranked_margins
+from .gradients import (
+    Model,
+    check_input,
+    forward,
+    gradient,
+    inner,
+    norm,
+    per_sample,
+    ranked_margins,
+    target_index,
+)
 
 
 class LinearizedRobustness(NamedTuple):
@@ -52,29 +64,8 @@ def saliency_map(model: Model, x: Tensor, target: int | Tensor | None = None) ->
         `target` is no class of the model.
     """
     leaf, logits = forward(model, x)
-    index = _target_index(target, logits)
+    index = target_index(target, logits)
     return gradient(logits.gather(1, index[:, None]), leaf)
-
-
-def _target_index(target: int | Tensor | None, logits: Tensor) -> Tensor:
-    batch, n = logits.shape
-    if target is None:
-        return logits.argmax(1)
-    index = torch.as_tensor(target, device=logits.device)
-    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise TypeError(f"target must hold class indices (integers), got {index.dtype}")
-    if index.ndim == 0:
-        index = index.expand(batch)
-    if index.shape != (batch,):
-        raise ValueError(
-            f"target must be one class or one class a sample, shape ({batch},), got {tuple(index.shape)}"
-        )
-    if (index < 0).any() or (index >= n).any():
-        raise IndexError(
-            f"target must lie in 0 … {n - 1} for a model with {n} logits, "
-            f"got values from {int(index.min())} to {int(index.max())}"
-        )
-    return index.long()
 
 
 def alignment(x: Tensor, saliency: Tensor) -> Tensor:
@@ -154,12 +145,219 @@ def linearized_robustness(
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     leaf, logits = forward(model, x)
-    prediction = logits.argmax(1)
-    value = torch.full_like(logits[:, 0], torch.inf)
-    runner_up = torch.full_like(prediction, -1)
+    value, runner_up, _, _ = _nearest_linear_boundary(logits, leaf, top_k)
+    return LinearizedRobustness(value, logits.argmax(1), runner_up)
+
+
+class Binarized(nn.Module):
+    """See :func:`binarize`."""
+
+    bound_to_batch = True  # classes are per sample: this module knows the samples of one batch
+
+    def __init__(self, model: Model, i: Tensor, j: Tensor):
+        super().__init__()
+        self.model = model
+        self.i, self.j = i, j
+
+    def score(self, y: Tensor) -> Tensor:
+        """Ψ†(y) = Ψ^i(y) − Ψ^j(y), `(batch,)`."""
+        logits = self.model(y)
+        i, j = (target_index(index, logits) for index in (self.i, self.j))
+        pair = logits.gather(1, torch.stack([i, j], dim=1))
+        return pair[:, 0] - pair[:, 1]
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Two logits (−Ψ†/2, +Ψ†/2), `(batch, 2)`: class 1 where class i beats class j."""
+        half = self.score(y) / 2
+        return torch.stack([-half, half], dim=1)
+
+
+def binarize(model: Model, i: int | Tensor, j: int | Tensor) -> Binarized:
+    """Binary classifier of class i against class j, Ψ†(y) = Ψ^i(y) − Ψ^j(y).
+
+    With i = i* and j = j* of a point x it is the classifier binarized at x.
+
+    Parameters
+    ----------
+    model : callable
+        Maps `(batch, *input_shape)` to logits `(batch, n_classes)`.
+    i, j : int or Tensor of int `(batch,)`
+        The two classes; a tensor binds the result to batches of that length.
+
+    Returns
+    -------
+    Binarized
+        A module with the two logits (−Ψ†/2, +Ψ†/2), so that every function of this
+        package applies to it; `.score(y)` is Ψ†(y) itself.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        When called, if i or j are no classes of the model, one or one a sample.
+    """
+    return Binarized(model, i, j)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Result of :func:`measure`; every field has shape `(batch,)`.
+
+    Lengths are in the L2 units of x.
+    """
+
+    prediction: Tensor
+    """i*, the predicted class."""
+    runner_up: Tensor
+    """j*, the class that attains the minimum in ρ̃."""
+    input_norm: Tensor
+    """‖x‖."""
+    alignment: Tensor
+    """α = |⟨x, g⟩| / ‖g‖."""
+    binarized_alignment: Tensor
+    """α† = |⟨x, g†⟩| / ‖g†‖."""
+    linearized_robustness: Tensor
+    """ρ̃ = |Ψ†| / ‖g†‖."""
+    direction_gap: Tensor
+    """‖x‖ · ‖ḡ† − ḡ‖, the second term of the bound."""
+    unsigned_direction_gap: Tensor
+    """‖x‖ · min(‖ḡ† − ḡ‖, ‖ḡ† + ḡ‖): α does not see the sign of g."""
+    bias_gap: Tensor
+    """|β†| / ‖g†‖, the third term."""
+    homogeneous: Tensor
+    """⟨x, g⟩, the homogeneous part of the predicted logit."""
+    bias: Tensor
+    """β = Ψ^{i*} − ⟨x, g⟩, its non-homogeneous part."""
+
+    @property
+    def bound(self) -> Tensor:
+        """Upper bound of ρ̃ in the theorem: α + direction gap + bias gap."""
+        return self.alignment + self.direction_gap + self.bias_gap
+
+    @property
+    def lower_bound(self) -> Tensor:
+        """The same steps from below: α − direction gap − bias gap ≤ ρ̃."""
+        return self.alignment - self.direction_gap - self.bias_gap
+
+    @property
+    def tight_bound(self) -> Tensor:
+        """Without Cauchy–Schwarz: α + |α† − α| + bias gap."""
+        return self.alignment + (self.binarized_alignment - self.alignment).abs() + self.bias_gap
+
+    @property
+    def degree_of_homogeneity(self) -> Tensor:
+        """|⟨x, g⟩| / (|⟨x, g⟩| + |β|), in [0, 1]."""
+        return self.homogeneous.abs() / (self.homogeneous.abs() + self.bias.abs())
+
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """All fields and derived quantities as NumPy arrays by name: a table, one row a sample."""
+        derived = ("bound", "lower_bound", "tight_bound", "degree_of_homogeneity")
+        names = [field.name for field in fields(self)] + list(derived)
+        return {name: getattr(self, name).cpu().numpy() for name in names}
+
+    def to_frame(self):
+        """The table of :meth:`to_dict` as a pandas data frame (pandas must be installed)."""
+        import pandas
+
+        return pandas.DataFrame(self.to_dict())
+
+
+def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measurements:
+    """Everything the bound theorem speaks of, per sample, in one pass.
+
+    One forward and n backward passes: one for g, n − 1 for the margins.
+
+    Parameters
+    ----------
+    model : callable
+        Maps `(batch, *input_shape)` to logits `(batch, n_classes)`; in eval mode.
+    x : Tensor, `(batch, *input_shape)`
+    chunk_size : int, optional
+        Samples at once. By default as many as keep one gradient under 2^24 numbers.
+        The result does not depend on it (up to rounding).
+
+    Returns
+    -------
+    Measurements
+
+    Raises
+    ------
+    TypeError, ValueError
+        See :func:`lesson_utils.gradients.check_input`; also for `chunk_size < 1`.
+    """
+    check_input(model, x)
+    if chunk_size is None:
+        chunk_size = max(1, 2**24 // x[0].numel())
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    parts = [_measure_chunk(model, chunk) for chunk in x.split(chunk_size)]
+    return Measurements(
+        **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Measurements)}
+    )
+
+
+@torch.enable_grad()
+def _measure_chunk(model: Model, x: Tensor) -> Measurements:
+    leaf, logits = forward(model, x)
+    x, prediction = x.detach(), logits.argmax(1)
+    top = logits.gather(1, prediction[:, None]).squeeze(1)
+    g = gradient(top, leaf, keep_graph=True)
+    value, runner_up, margin, g_dagger = _nearest_linear_boundary(logits, leaf)
+    size = norm(x)
+    unit, unit_dagger = (v / per_sample(norm(v), v) for v in (g, g_dagger))
+    apart, opposed = size * norm(unit_dagger - unit), size * norm(unit_dagger + unit)
+    homogeneous = inner(x, g)
+    return Measurements(
+        prediction=prediction,
+        runner_up=runner_up,
+        input_norm=size,
+        alignment=inner(x, unit).abs(),
+        binarized_alignment=inner(x, unit_dagger).abs(),
+        linearized_robustness=value,
+        direction_gap=apart,
+        unsigned_direction_gap=torch.minimum(apart, opposed),
+        bias_gap=(margin - inner(x, g_dagger)).abs() / norm(g_dagger),
+        homogeneous=homogeneous,
+        bias=top.detach() - homogeneous,
+    )
+
+
+def _nearest_linear_boundary(
+    logits: Tensor, leaf: Tensor, top_k: int | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """ρ̃, j*, the margin Ψ† and its gradient g† at the minimum over the rivals."""
+    value, runner_up, best_margin, best_gradient = None, None, None, None
     for rival, margin, grad in ranked_margins(logits, leaf, top_k=top_k):
         distance = torch.where(margin == 0, 0.0, margin / norm(grad))  # 0/0 at a tie is 0
-        closer = (distance < value) | (runner_up < 0)
+        if value is None:
+            value, runner_up, best_margin, best_gradient = distance, rival, margin, grad
+            continue
+        closer = distance < value
         value = torch.where(closer, distance, value)
         runner_up = torch.where(closer, rival, runner_up)
-    return LinearizedRobustness(value.detach(), prediction, runner_up)
+        best_margin = torch.where(closer, margin, best_margin)
+        best_gradient = torch.where(per_sample(closer, grad), grad, best_gradient)
+    return value, runner_up, best_margin, best_gradient
+
+
+class BoundTerms(NamedTuple):
+    """Result of :func:`bound_terms`; each field has shape `(batch,)`."""
+
+    alignment: Tensor
+    """α."""
+    direction_gap: Tensor
+    """‖x‖ · ‖ḡ† − ḡ‖."""
+    bias_gap: Tensor
+    """|β†| / ‖g†‖."""
+    bound: Tensor
+    """The sum of the three."""
+    linearized_robustness: Tensor
+    """ρ̃, never larger than the bound."""
+
+
+def bound_terms(model: Model, x: Tensor) -> BoundTerms:
+    """The three terms of the bound, ``ρ̃ ≤ α + ‖x‖·‖ḡ† − ḡ‖ + |β†|/‖g†‖``, and both sides of it.
+
+    A selection of what :func:`measure` returns, which see for parameters and errors.
+    """
+    m = measure(model, x)
+    return BoundTerms(m.alignment, m.direction_gap, m.bias_gap, m.bound, m.linearized_robustness)

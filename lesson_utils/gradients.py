@@ -38,11 +38,12 @@ def check_input(model: Model, x: Tensor) -> None:
     Raises
     ------
     TypeError
-        `x` is no tensor, or holds integers.
+        `x` is no tensor, or holds integers or half-precision numbers.
     ValueError
         `x` is empty, has no batch dimension or is not finite; `model` is in train
-        mode with dropout or batch normalisation; the two live on different
-        devices or in different dtypes. The message names the remedy.
+        mode with dropout or batch normalisation, or treats a sample differently in
+        company; the two live on different devices or in different dtypes. The message
+        names the remedy.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor(x)")
@@ -50,6 +51,11 @@ def check_input(model: Model, x: Tensor) -> None:
         raise TypeError(
             f"x holds {x.dtype}, but gradients need floating point: "
             "use x.float(), and x.float() / 255 for images stored as bytes"
+        )
+    if x.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"x holds {x.dtype}: inner products with gradients lose their digits there. "
+            "Measure in single precision: x.float() and model.float()"
         )
     if x.ndim < 2:
         raise ValueError(
@@ -61,6 +67,8 @@ def check_input(model: Model, x: Tensor) -> None:
     _check_finite("x", x)
     if isinstance(model, nn.Module):
         _check_module(model, x)
+    if len(x) > 1 and not getattr(model, "bound_to_batch", False):
+        _check_samples_are_independent(model, x)
 
 
 def _check_module(model: nn.Module, x: Tensor) -> None:
@@ -90,6 +98,21 @@ def _check_module(model: nn.Module, x: Tensor) -> None:
             )
 
 
+@torch.no_grad()
+def _check_samples_are_independent(model: Model, x: Tensor) -> None:
+    """Two samples tell: the first must have the same logits alone and in company."""
+    alone, together = model(x[:1]), model(x[:2])[:1]
+    if alone.shape != together.shape or alone.ndim != 2:
+        return  # `check_logits` will say what is wrong
+    tolerance = torch.finfo(x.dtype).eps ** 0.5 * together.abs().amax().clamp(min=1e-30)
+    if ((alone - together).abs() > tolerance).any():
+        raise ValueError(
+            "model gives a sample other logits alone than beside another sample: it mixes the "
+            "samples of a batch, or it is random. Per-sample gradients are undefined for it; "
+            "normalise within a sample, or pass samples one by one"
+        )
+
+
 def _check_finite(name: str, values: Tensor) -> None:
     finite = values.isfinite().flatten(1).all(1)
     if not finite.all():
@@ -101,7 +124,8 @@ def _check_finite(name: str, values: Tensor) -> None:
         )
 
 
-def _check_logits(logits: Tensor, x: Tensor) -> None:
+def check_logits(logits: Tensor, x: Tensor) -> None:
+    """Refuse logits that are not finite `(batch, n ≥ 2)` with a gradient; see :func:`forward`."""
     shape = tuple(logits.shape)
     if len(shape) == 2 and shape[0] == len(x) and shape[1] == 1:
         raise ValueError(
@@ -114,6 +138,10 @@ def _check_logits(logits: Tensor, x: Tensor) -> None:
             "return one row of logits a sample"
         )
     _check_finite("model(x)", logits)
+    if not logits.requires_grad:
+        raise ValueError(
+            "model(x) carries no gradient: remove torch.no_grad(), .detach() or .numpy() from the model"
+        )
 
 
 def forward(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,12 +162,37 @@ def forward(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     check_input(model, x)
     leaf, logits = attach(model, x)
-    _check_logits(logits, x)
-    if not logits.requires_grad:
-        raise ValueError(
-            "model(x) carries no gradient: remove torch.no_grad(), .detach() or .numpy() from the model"
-        )
+    check_logits(logits, x)
     return leaf, logits
+
+
+def target_index(target: int | Tensor | None, logits: Tensor) -> Tensor:
+    """Classes `(batch,)` from None (the predicted ones), one class, or one class a sample.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        `target` is not integer, has another shape, or is no class of the model.
+    """
+    batch, n = logits.shape
+    if target is None:
+        return logits.argmax(1)
+    index = torch.as_tensor(target, device=logits.device)
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise TypeError(f"target must hold class indices (integers), got {index.dtype}")
+    if index.ndim == 0:
+        index = index.expand(batch)
+    if index.shape != (batch,):
+        raise ValueError(
+            f"target must be one class or one class a sample, shape ({batch},), "
+            f"got {tuple(index.shape)}"
+        )
+    if (index < 0).any() or (index >= n).any():
+        raise IndexError(
+            f"target must lie in 0 … {n - 1} for a model with {n} logits, "
+            f"got values from {int(index.min())} to {int(index.max())}"
+        )
+    return index.long()
 
 
 def attach(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,15 +204,18 @@ def attach(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def gradient(output: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tensor:
     """Per-sample gradient of `output`, `(batch,)`, by the leaf `x`, `(batch, *input_shape)`."""
-    try:
-        (grad,) = torch.autograd.grad(output.sum(), x, retain_graph=keep_graph)
-    except RuntimeError as error:
-        if "not have been used" not in str(error):
-            raise
+    return gradients(output, [x], keep_graph=keep_graph)[0]
+
+
+def gradients(output: Tensor, leaves: list[Tensor], *, keep_graph: bool = False) -> list[Tensor]:
+    """:func:`gradient` by several leaves at once; the first one is x, on which Ψ must depend."""
+    grads = torch.autograd.grad(output.sum(), leaves, retain_graph=keep_graph, allow_unused=True)
+    if grads[0] is None:
         raise ValueError(
             "model(x) does not depend on x: the model must not detach or copy its input"
-        ) from error
-    return grad
+        )
+    pairs = zip(grads, leaves, strict=True)
+    return [torch.zeros_like(leaf) if grad is None else grad for grad, leaf in pairs]
 
 
 @torch.enable_grad()

@@ -43,6 +43,10 @@ class Normalize(nn.Module):
         shape = (-1, *[1] * (x.ndim - 2)) if self.mean.ndim else ()
         return (x - self.mean.view(shape)) / self.std.view(shape)
 
+    def effective_bias(self) -> Tensor:
+        """What the layer adds whatever its input, −mean / std."""
+        return -self.mean / self.std
+
 
 def mlp(sizes: Sequence[int], *, bias: bool = True, activation=nn.ReLU) -> nn.Sequential:
     """Fully connected network with the given layer sizes, e.g. `mlp([64, 100, 10])`.

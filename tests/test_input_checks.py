@@ -7,14 +7,23 @@ from torch import nn
 from lesson_utils import (
     BinaryClassifier,
     alignment,
+    homogeneous_decomposition,
     jacobian,
     linearized_robustness,
+    measure,
     minimal_l2,
     saliency_map,
 )
 from lesson_utils.models import mlp
 
-FUNCTIONS = [saliency_map, linearized_robustness, minimal_l2, jacobian]
+FUNCTIONS = [
+    saliency_map,
+    linearized_robustness,
+    minimal_l2,
+    jacobian,
+    measure,
+    homogeneous_decomposition,
+]
 NET = mlp([4, 8, 3]).eval()
 X = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
 
@@ -38,6 +47,7 @@ def nan_in_third_sample():
 
 BAD_INPUTS = {
     "a list": ([[0.0] * 4], TypeError, r"x must be a torch\.Tensor.*torch\.as_tensor"),
+    "half precision": (X.half(), TypeError, r"float16.*x\.float\(\) and model\.float\(\)"),
     "integers": (torch.zeros(5, 4, dtype=torch.uint8), TypeError, r"x holds torch\.uint8.*/ 255"),
     "NaN": (nan_in_third_sample(), ValueError, r"x is not finite.*1 of 5.*indices 2.*drop"),
     "infinity": (X / 0, ValueError, r"x is not finite"),
@@ -100,6 +110,13 @@ def test_batch_statistics_are_refused_in_eval_mode_too():
     net = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 3)).eval()
     with pytest.raises(ValueError, match="mixes the samples"):
         saliency_map(net, X)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_model_that_mixes_samples_is_refused(function):
+    net = Scores(lambda x: x[:, :3] - x[:, :3].mean(0))
+    with pytest.raises(ValueError, match="mixes the samples"):
+        function(net, X)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,185 @@
+"""Ψ^i = ⟨x, ∇Ψ^i⟩ + Σ_ℓ ⟨b_ℓ, ∂Ψ^i/∂b_ℓ⟩, against forward mode and against bias gradients."""
+
+import warnings
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_nets import random_net
+from torch import nn
+
+from lesson_utils import AffineClassifier, homogeneous_decomposition
+from lesson_utils.models import Normalize, SmallNet, mlp
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def decompose(model, x, target=None):
+    """The decomposition, with any warning turned into an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return homogeneous_decomposition(model, x, target)
+
+
+def forward_mode(model, x, index):
+    return torch.func.jvp(model, (x,), (x,))[1].gather(1, index[:, None]).squeeze(1).detach()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, dtype=st.sampled_from([torch.float64, torch.float32]))
+def test_biases_account_for_everything(seed, dtype):
+    model, shape = random_net(seed, dtype)
+    x = torch.randn(7, *shape, dtype=dtype)
+    result = decompose(model, x)
+    logits = model(x).detach()
+    size = sum((c.abs() for c in result.per_layer.values()), result.homogeneous.abs() + 1)
+    tolerance = 1e3 * torch.finfo(dtype).eps * size
+    assert (result.residual.abs() <= tolerance).all()
+    assert ((result.homogeneous + result.bias - logits.amax(1)).abs() <= tolerance).all()
+    # Forward mode knows nothing of hooks or backward passes.
+    jvp = forward_mode(model, x, logits.argmax(1))
+    assert ((jvp - result.homogeneous).abs() <= tolerance).all()
+    assert ((result.degree >= 0) & (result.degree <= 1)).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds)
+def test_targets(seed):
+    model, shape = random_net(seed)
+    x = torch.randn(5, *shape, dtype=torch.float64)
+    logits = model(x).detach()
+    for target in (0, torch.arange(5) % logits.shape[1]):
+        index = torch.as_tensor(target).expand(5)
+        result = decompose(model, x, target)
+        total = result.homogeneous + result.bias
+        torch.testing.assert_close(total, logits.gather(1, index[:, None]).squeeze(1))
+        torch.testing.assert_close(result.homogeneous, forward_mode(model, x, index))
+
+
+def test_contributions_are_bias_times_bias_gradient():
+    """Layer by layer against autograd's own gradient by the bias parameter, one sample at a time."""
+    torch.manual_seed(0)
+    model, x = SmallNet((1, 8, 8)).double().eval(), torch.rand(3, 1, 8, 8).double()
+    result = decompose(model, x)
+    assert list(result.per_layer) == ["0", "3", "6", "10", "13"]
+    for b in range(3):
+        model.zero_grad()
+        model(x[b : b + 1]).amax().backward()
+        for name, contribution in result.per_layer.items():
+            bias = model.get_submodule(name).bias
+            assert contribution[b].item() == pytest.approx(
+                (bias * bias.grad).sum().item(), rel=1e-9
+            )
+
+
+def test_batch_norm_enters_with_its_effective_bias():
+    norm = nn.BatchNorm1d(2, eps=0.0)
+    norm.running_mean[:] = torch.tensor([3.0, -1.0])
+    norm.running_var[:] = torch.tensor([4.0, 9.0])
+    norm.weight.data[:] = torch.tensor([2.0, 6.0])
+    norm.bias.data[:] = torch.tensor([1.0, 0.0])
+    result = decompose(norm.eval(), torch.tensor([[5.0, 0.0], [0.0, 5.0]]), target=0)
+    torch.testing.assert_close(result.per_layer["BatchNorm1d"], torch.tensor([-2.0, -2.0]))
+    torch.testing.assert_close(result.homogeneous, torch.tensor([5.0, 0.0]))
+
+
+def test_an_input_shift_is_a_bias_and_is_listed():
+    torch.manual_seed(0)
+    model = nn.Sequential(Normalize(0.5, 0.25), mlp([64, 20, 10])).eval()
+    x = torch.rand(4, 1, 8, 8)
+    assert list(decompose(model, x).per_layer) == ["0", "1.1", "1.3"]
+    affine = AffineClassifier([[1.0, 2.0], [0.0, 1.0]], [0.5, 3.0])
+    result = decompose(affine, torch.rand(3, 2).double(), target=1)
+    torch.testing.assert_close(result.bias, torch.full((3,), 3.0).double())
+
+
+def test_without_biases_the_logit_is_homogeneous():
+    torch.manual_seed(0)
+    model, x = mlp([64, 30, 30, 10], bias=False).double().eval(), torch.rand(5, 64).double()
+    result = decompose(model, x)
+    assert result.per_layer == {}
+    torch.testing.assert_close(result.bias, torch.zeros(5).double(), rtol=0, atol=1e-14)
+    torch.testing.assert_close(result.degree, torch.ones(5).double())
+
+
+@pytest.mark.parametrize("make", [torchvision.models.resnet18, torchvision.models.resnet50])
+def test_resnets(make):
+    torch.manual_seed(0)
+    model, x = make(weights=None).eval(), torch.rand(2, 3, 64, 64)
+    result = decompose(model, x)
+    assert (result.residual.abs() < 1e-4 * (1 + result.bias.abs())).all()
+    assert {"bn1", "fc", "layer1.0.bn1"} <= set(result.per_layer)
+    channels_last = decompose(model.to(memory_format=torch.channels_last), x)
+    torch.testing.assert_close(channels_last.bias, result.bias, rtol=1e-3, atol=1e-4)
+
+
+def test_a_module_called_twice_contributes_twice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(self.layer(x).relu()).relu())
+
+    torch.manual_seed(0)
+    result = decompose(Twice().double().eval(), torch.randn(6, 4).double())
+    assert list(result.per_layer) == ["layer", "head"]
+    assert result.residual.abs().max() < 1e-12
+
+
+NOT_HOMOGENEOUS = {
+    "GELU": nn.GELU(),
+    "SiLU": nn.SiLU(),
+    "Sigmoid": nn.Sigmoid(),
+    "Softmax": nn.Softmax(dim=1),
+    "LayerNorm": nn.LayerNorm(20),
+    "GroupNorm": nn.GroupNorm(2, 20),
+}
+
+
+@pytest.mark.parametrize("name", NOT_HOMOGENEOUS)
+def test_where_the_theorem_fails_a_warning_names_the_module(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 20), NOT_HOMOGENEOUS[name], nn.Linear(20, 3)).eval()
+    x = torch.randn(5, 6)
+    with pytest.warns(UserWarning, match=rf"'1' \({name}\)"):
+        result = homogeneous_decomposition(model, x)
+    assert result.residual.abs().max() > 1e-3
+    # the definition of β holds all the same
+    torch.testing.assert_close(result.homogeneous + result.bias, model(x).detach().amax(1))
+
+
+def test_relu6_fails_only_where_it_saturates():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 20), nn.ReLU6(), nn.Linear(20, 3)).eval()
+    x = torch.randn(5, 6)
+    assert model[0](x).max() < 6
+    assert decompose(model, x).residual.abs().max() < 1e-5
+    with pytest.warns(UserWarning, match=r"'1' \(ReLU6\)"):
+        homogeneous_decomposition(model, 50 * x)
+
+
+def test_a_bias_by_hand_is_noticed():
+    class ByHand(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.ones(3))
+
+        def forward(self, x):
+            return x + self.shift
+
+    model = nn.Sequential(nn.Linear(4, 3), ByHand()).eval()
+    with pytest.warns(UserWarning, match=r"'1' \(ByHand\)"):
+        homogeneous_decomposition(model, torch.rand(2, 4))
+
+
+def test_refusals_and_clean_up():
+    model, x = mlp([4, 8, 3]), torch.rand(5, 4)
+    with pytest.raises(TypeError, match=r"nn\.Module"):
+        homogeneous_decomposition(lambda y: model(y), x)
+    with pytest.raises(IndexError, match="target"):
+        homogeneous_decomposition(model, x, 3)
+    assert not any(module._forward_hooks for module in model.modules())
