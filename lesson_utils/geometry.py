@@ -212,17 +212,17 @@ class Measurements:
     input_norm: Tensor
     """‖x‖."""
     alignment: Tensor
-    """α = |⟨x, g⟩| / ‖g‖."""
+    """``α = |⟨x, g⟩| / ‖g‖``."""
     binarized_alignment: Tensor
-    """α† = |⟨x, g†⟩| / ‖g†‖."""
+    """``α† = |⟨x, g†⟩| / ‖g†‖``."""
     linearized_robustness: Tensor
-    """ρ̃ = |Ψ†| / ‖g†‖."""
+    """``ρ̃ = |Ψ†| / ‖g†‖``."""
     direction_gap: Tensor
     """‖x‖ · ‖ḡ† − ḡ‖, the second term of the bound."""
     unsigned_direction_gap: Tensor
     """‖x‖ · min(‖ḡ† − ḡ‖, ‖ḡ† + ḡ‖): α does not see the sign of g."""
     bias_gap: Tensor
-    """|β†| / ‖g†‖, the third term."""
+    """``|β†| / ‖g†‖``, the third term."""
     homogeneous: Tensor
     """⟨x, g⟩, the homogeneous part of the predicted logit."""
     bias: Tensor
@@ -240,12 +240,12 @@ class Measurements:
 
     @property
     def tight_bound(self) -> Tensor:
-        """Without Cauchy–Schwarz: α + |α† − α| + bias gap."""
+        """Without Cauchy–Schwarz: ``α + |α† − α| + bias gap``."""
         return self.alignment + (self.binarized_alignment - self.alignment).abs() + self.bias_gap
 
     @property
     def degree_of_homogeneity(self) -> Tensor:
-        """|⟨x, g⟩| / (|⟨x, g⟩| + |β|), in [0, 1]."""
+        """``|⟨x, g⟩| / (|⟨x, g⟩| + |β|)``, in [0, 1]."""
         return self.homogeneous.abs() / (self.homogeneous.abs() + self.bias.abs())
 
     def to_dict(self) -> dict[str, np.ndarray]:
@@ -347,7 +347,7 @@ class BoundTerms(NamedTuple):
     direction_gap: Tensor
     """‖x‖ · ‖ḡ† − ḡ‖."""
     bias_gap: Tensor
-    """|β†| / ‖g†‖."""
+    """``|β†| / ‖g†‖``."""
     bound: Tensor
     """The sum of the three."""
     linearized_robustness: Tensor

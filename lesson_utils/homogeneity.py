@@ -51,7 +51,7 @@ class Decomposition(NamedTuple):
 
     @property
     def degree(self) -> Tensor:
-        """Degree of homogeneity, |⟨x, g⟩| / (|⟨x, g⟩| + |β|), in [0, 1]."""
+        """Degree of homogeneity, ``|⟨x, g⟩| / (|⟨x, g⟩| + |β|)``, in [0, 1]."""
         return self.homogeneous.abs() / (self.homogeneous.abs() + self.bias.abs())
 
 

@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
@@ -193,10 +194,20 @@ def segment(axis: Axes, start, end, label: str, *, thick: bool = False) -> None:
     axis.plot(*ends.T, color=color, ls=style, lw=width, label=label)
 
 
-def ball(axis: Axes, center: Tensor, radius: float, label: str = "") -> None:
+def ball(
+    axis: Axes, center: Tensor, radius: float, label: str = "", *, solid: bool = False
+) -> None:
     """Draw the circle of the given radius around a point of the plane."""
+    color, style = ("#B34700", "-") if solid else (INK, "--")
     axis.add_patch(
-        Circle(center.tolist(), float(radius), fill=False, lw=1.8, ls="--", ec=INK, label=label)
+        Circle(center.tolist(), float(radius), fill=False, lw=2, ls=style, ec=color, label=label)
+    )
+
+
+def outlines(axis: Axes, polygons: Sequence[np.ndarray]) -> None:
+    """Draw the thin outlines of polygons `(k, 2)`, such as the linear regions of a network."""
+    axis.add_collection(
+        PolyCollection(polygons, facecolors="none", edgecolors="#777777", linewidths=0.7)
     )
 
 
@@ -231,3 +242,14 @@ def agreement(axis: Axes, horizontal: Tensor, vertical: Tensor, xlabel: str, yla
     top = 1.05 * max(float(horizontal.max()), float(vertical.max()))
     axis.axline((0, 0), slope=1, color=INK, lw=1, ls="-", zorder=0)
     axis.set(xlim=(0, top), ylim=(0, top), aspect="equal", xlabel=xlabel, ylabel=ylabel)
+
+
+def stacked_bars(axis: Axes, parts: dict[str, Tensor], reference: Tensor, name: str) -> None:
+    """One bar a sample, stacked from named parts `(n,)`, with a diamond at the reference value."""
+    bottom = torch.zeros_like(reference)
+    for (label, values), hatch in zip(parts.items(), ("", "//", "xx", ".."), strict=False):
+        axis.bar(range(len(values)), values, bottom=bottom, label=label, hatch=hatch, ec="white")
+        bottom = bottom + values
+    axis.plot(range(len(reference)), reference, "D", color=INK, ms=5, label=name)
+    axis.set_xticks([])
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(parts) + 1)

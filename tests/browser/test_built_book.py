@@ -25,7 +25,7 @@ def soup_of(html, page):
 def test_every_lesson_is_in_the_table_of_contents():
     notebooks = sorted(p.stem for p in (ROOT / "lessons").glob("*.ipynb"))
     assert notebooks == sorted(Path(lesson).name for lesson in LESSONS)
-    assert len(LESSONS) >= 4
+    assert len(LESSONS) >= 7
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
@@ -35,7 +35,7 @@ def test_lesson_has_its_title_and_figures_and_no_traceback(html, lesson):
     assert soup.h1.get_text().startswith(title)
     expected = sum(source.count("plots.show(") for source in cells(lesson, "code"))
     figures = soup.select(".cell_output img")
-    assert len(figures) == expected >= 4
+    assert len(figures) == expected >= 2
     assert all(len(figure["alt"]) > 20 for figure in figures)
     assert len(soup.select(".cell_output")) > expected, "outputs other than figures are missing"
     for sign in (".output_traceback", ".output.traceback", ".system-message", ".problematic"):
