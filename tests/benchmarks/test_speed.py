@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.func import jacrev, vmap
 
-from lesson_utils import linearized_robustness, minimal_l2
+from lesson_utils import homogeneous_decomposition, linearized_robustness, measure, minimal_l2
 from lesson_utils.data import load_digits
 from lesson_utils.models import SmallNet, mlp
 from lesson_utils.training import fit
@@ -73,3 +73,33 @@ def test_minimal_l2(benchmark, function, net):
     distance = benchmark.pedantic(function, (model, digits.x_test[:200]), rounds=3, warmup_rounds=1)
     benchmark.extra_info["median distance"] = distance.median().item()
     print(f"\nmedian distance: {distance.median():.4f}")
+
+
+def one_forward_one_backward(model, x):
+    x = x.clone().requires_grad_(True)
+    torch.autograd.grad(model(x).amax(1).sum(), x)
+
+
+def one_forward_two_backward(model, x):
+    x = x.clone().requires_grad_(True)
+    score = model(x).amax(1).sum()
+    torch.autograd.grad(score, x, retain_graph=True)
+    torch.autograd.grad(score, x)
+
+
+@pytest.mark.benchmark(group="every term of the bound, 256 × 28×28, 10 classes")
+@pytest.mark.parametrize(
+    "function", [measure, one_forward_ten_backward], ids=["measure", "1 forward + 10 backward"]
+)
+def test_measure(benchmark, case, function):
+    benchmark.pedantic(function, case, rounds=15, warmup_rounds=2)
+
+
+@pytest.mark.benchmark(group="contributions of all layers, 256 × 28×28")
+@pytest.mark.parametrize(
+    "function",
+    [homogeneous_decomposition, one_forward_one_backward, one_forward_two_backward],
+    ids=["lesson_utils", "1 forward + 1 backward", "1 forward + 2 backward"],
+)
+def test_layer_contributions(benchmark, case, function):
+    benchmark.pedantic(function, case, rounds=15, warmup_rounds=2)
