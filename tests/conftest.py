@@ -1,9 +1,17 @@
+import os
+
 import pytest
 import torch
+from hypothesis import settings
 
 from lesson_utils.data import load_digits
 from lesson_utils.models import SmallNet, mlp
 from lesson_utils.training import fit
+
+# Timings are no test; and what passes here today must pass there tomorrow.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture(scope="session")

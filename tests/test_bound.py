@@ -56,7 +56,7 @@ def test_no_violation_in_a_hundred_thousand_points():
     assert points >= 100_000
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds)
 def test_bound_in_single_precision(seed):
     model, shape = random_net(seed, torch.float32)
@@ -65,7 +65,7 @@ def test_bound_in_single_precision(seed):
     check(type(m)(**{k: getattr(m, k)[keep] for k in m.__dataclass_fields__}), torch.float32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=seeds)
 def test_every_field_from_its_definition(seed):
     model, shape = random_net(seed)
@@ -99,7 +99,7 @@ def test_every_field_from_its_definition(seed):
         assert torch.equal(getattr(terms, name).nan_to_num(), getattr(m, name).nan_to_num())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=seeds)
 def test_binarization_changes_nothing_for_linearized_robustness(seed):
     model, shape = random_net(seed)
@@ -116,7 +116,7 @@ def test_binarization_changes_nothing_for_linearized_robustness(seed):
 
 
 @given(seed=seeds, chunk=st.integers(1, 12))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_chunks_change_nothing(seed, chunk):
     model, shape = random_net(seed)
     x = torch.randn(11, *shape, dtype=torch.float64)

@@ -195,7 +195,7 @@ def test_origin_changes_alignment_only(n, d, seed):
 # --- the attack finds the closed form ----------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(n=class_counts, d=dimensions, seed=seeds)
 def test_attack_recovers_the_closed_form(n, d, seed):
     model = AffineClassifier(normal(n, d, seed=seed), normal(n, seed=seed + 1))

@@ -27,7 +27,7 @@ def forward_mode(model, x, index):
     return torch.func.jvp(model, (x,), (x,))[1].gather(1, index[:, None]).squeeze(1).detach()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=seeds, dtype=st.sampled_from([torch.float64, torch.float32]))
 def test_biases_account_for_everything(seed, dtype):
     model, shape = random_net(seed, dtype)
@@ -44,7 +44,7 @@ def test_biases_account_for_everything(seed, dtype):
     assert ((result.degree >= 0) & (result.degree <= 1)).all()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=seeds)
 def test_targets(seed):
     model, shape = random_net(seed)
