@@ -104,7 +104,9 @@ def _check_samples_are_independent(model: Model, x: Tensor) -> None:
     alone, together = model(x[:1]), model(x[:2])[:1]
     if alone.shape != together.shape or alone.ndim != 2:
         return  # `check_logits` will say what is wrong
-    tolerance = torch.finfo(x.dtype).eps ** 0.5 * together.abs().amax().clamp(min=1e-30)
+    # Accelerators choose other kernels, and TF32, for other batch sizes.
+    rounding = torch.finfo(x.dtype).eps ** 0.5 if x.device.type == "cpu" else 1e-2
+    tolerance = rounding * together.abs().amax().clamp(min=1e-30)
     if ((alone - together).abs() > tolerance).any():
         raise ValueError(
             "model gives a sample other logits alone than beside another sample: it mixes the "

@@ -175,8 +175,8 @@ class PlanarReLUNet(nn.Module):
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=float)
         regions = [LinearRegion(np.asarray(center) + radius * corners, np.eye(2), np.zeros(2))]
         for layer in self._dense:
-            weight = layer.weight.detach().double().numpy()
-            bias = 0.0 if layer.bias is None else layer.bias.detach().double().numpy()
+            weight = layer.weight.detach().double().cpu().numpy()
+            bias = 0.0 if layer.bias is None else layer.bias.detach().double().cpu().numpy()
             regions = [_compose(region, weight, bias) for region in regions]
             if layer is not self._dense[-1]:
                 regions = [_rectify(piece) for region in regions for piece in _cut(region)]
@@ -189,9 +189,14 @@ class PlanarReLUNet(nn.Module):
             for i in range(len(region.bias)):
                 polygon = region.polygon
                 for j in range(len(region.bias)):
-                    if j != i and len(polygon):
-                        normal = region.weight[i] - region.weight[j]
-                        polygon = _clip(polygon, normal, region.bias[i] - region.bias[j])
+                    normal, offset = (
+                        region.weight[i] - region.weight[j],
+                        region.bias[i] - region.bias[j],
+                    )
+                    if j < i and not normal.any() and offset == 0:
+                        polygon = polygon[:0]  # a tie on the whole region: the first class has it
+                    elif j != i and len(polygon):
+                        polygon = _clip(polygon, normal, offset)
                 if len(polygon) >= 3:
                     found.append((i, polygon))
         return found
@@ -222,7 +227,7 @@ class PlanarReLUNet(nn.Module):
         `segments(center, radius)` gives start points, end points and owners; those owned by
         `skip[b]` do not count for point b.
         """
-        points = x.detach().double().numpy()
+        points = x.detach().double().cpu().numpy()
         center, radius = points.mean(0), 1.0 + 2 * np.abs(points - points.mean(0)).max()
         distance, foot = np.full(len(points), np.inf), np.full_like(points, np.nan)
         for _ in range(20):  # what lies beyond the window is not known: double it
@@ -240,13 +245,13 @@ class PlanarReLUNet(nn.Module):
     def _nearest_other_class(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
         check_input(self, x)
         return self._nearest(
-            x, lambda *window: _edges(self.cells(*window)), self(x).argmax(1).numpy()
+            x, lambda *window: _edges(self.cells(*window)), self(x).argmax(1).cpu().numpy()
         )
 
     def room(self, x: Tensor) -> Tensor:
         """Radius of the largest ball around x inside one linear region, `(batch,)`.
 
-        Where ρ̃ ≤ room, ρ̃ = ρ; where not, ρ ≥ room is all that linearization proves.
+        Where ρ̃ < room, ρ̃ = ρ; where not, ρ ≥ room is all that linearization proves.
         """
         check_input(self, x)
 

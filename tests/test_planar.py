@@ -140,6 +140,19 @@ def test_other_class_far_away_and_nowhere():
     assert nowhere.closest_adversary(x).isnan().all()
 
 
+def test_where_all_logits_tie_the_first_class_decides():
+    # Without biases every neuron is off in the cone x1 < 0, x2 < 0, and all logits are 0 there.
+    net = mlp([2, 2, 3], bias=False).double()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.eye(2))
+        net[3].weight.copy_(torch.tensor([[-1.0, -1.0], [1.0, 0.0], [0.0, 1.0]]))
+    planar = PlanarReLUNet(net)
+    x = torch.tensor([[-1.0, -2.0], [3.0, 1.0], [2.0, -1.0]], dtype=torch.float64)
+    assert planar(x).argmax(1).tolist() == [0, 1, 1]
+    expected = torch.tensor([1.0, 2**0.5, 2.0], dtype=torch.float64)
+    torch.testing.assert_close(planar.robustness(x), expected)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="Linear, ReLU, Linear"):
         PlanarReLUNet(mlp([2, 4, 3], activation=nn.GELU))
