@@ -232,7 +232,7 @@ def _label(axis: Axes, where: np.ndarray, label: str, color: str) -> None:
     right = where[0] > sum(axis.get_xlim()) / 2
     axis.annotate(
         label, where, xytext=(-7 if right else 7, 6), textcoords="offset points",
-        ha="right" if right else "left", color=color,
+        ha="right" if right else "left", color=color, fontsize=13,
     )  # fmt: skip
 
 
