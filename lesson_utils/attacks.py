@@ -49,8 +49,8 @@ def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> Atta
     DeepFool (free, and towards each of the two strongest rivals) and DDN propose
     adversaries; bisection on the segment to x brings them to the decision boundary, and
     the nearest one is pulled in: the foot of the perpendicular from x to the tangent plane
-    of the boundary gives a closer point, and so on until nothing improves. For an affine classifier the tangent plane is the
-    boundary, and the result is ρ up to rounding.
+    of the boundary gives a closer point, and so on until nothing improves. For an affine
+    classifier the tangent plane is the boundary, and the result is ρ up to rounding.
 
     Parameters
     ----------
@@ -245,9 +245,8 @@ def _foot_on_tangent(
     s = offset / norm(w) ** 2
     if bounds is None:
         return x + per_sample(s, x) * w
-    low, high = torch.minimum(s, 0 * s), torch.maximum(s, 0 * s)
     # The clipped solution lies further out than the free one: widen, then halve.
-    low, high = 1e3 * low, 1e3 * high
+    low, high = 1e3 * s.clamp(max=0), 1e3 * s.clamp(min=0)
     for _ in range(40):
         middle = (low + high) / 2
         short = inner(w, _clip(x + per_sample(middle, x) * w, bounds) - x) < offset

@@ -16,12 +16,17 @@ from torch import Tensor, nn
 
 from .gradients import (
     Model,
+    attach,
     check_input,
+    check_logits,
+    degree_of_homogeneity,
     forward,
     gradient,
     inner,
+    margin,
     norm,
     per_sample,
+    pick,
     ranked_margins,
     target_index,
 )
@@ -65,7 +70,7 @@ def saliency_map(model: Model, x: Tensor, target: int | Tensor | None = None) ->
     """
     leaf, logits = forward(model, x)
     index = target_index(target, logits)
-    return gradient(logits.gather(1, index[:, None]), leaf)
+    return gradient(pick(logits, index), leaf)
 
 
 def alignment(x: Tensor, saliency: Tensor) -> Tensor:
@@ -163,8 +168,7 @@ class Binarized(nn.Module):
         """Ψ†(y) = Ψ^i(y) − Ψ^j(y), `(batch,)`."""
         logits = self.model(y)
         i, j = (target_index(index, logits) for index in (self.i, self.j))
-        pair = logits.gather(1, torch.stack([i, j], dim=1))
-        return pair[:, 0] - pair[:, 1]
+        return margin(logits, i, j)
 
     def forward(self, y: Tensor) -> Tensor:
         """Two logits (−Ψ†/2, +Ψ†/2), `(batch, 2)`: class 1 where class i beats class j."""
@@ -246,7 +250,7 @@ class Measurements:
     @property
     def degree_of_homogeneity(self) -> Tensor:
         """``|⟨x, g⟩| / (|⟨x, g⟩| + |β|)``, in [0, 1]."""
-        return self.homogeneous.abs() / (self.homogeneous.abs() + self.bias.abs())
+        return degree_of_homogeneity(self.homogeneous, self.bias)
 
     def to_dict(self) -> dict[str, np.ndarray]:
         """All fields and derived quantities as NumPy arrays by name: a table, one row a sample."""
@@ -297,11 +301,13 @@ def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measur
 
 @torch.enable_grad()
 def _measure_chunk(model: Model, x: Tensor) -> Measurements:
-    leaf, logits = forward(model, x)
+    """The measurements of samples that :func:`measure` has checked."""
+    leaf, logits = attach(model, x)
+    check_logits(logits, x)
     x, prediction = x.detach(), logits.argmax(1)
-    top = logits.gather(1, prediction[:, None]).squeeze(1)
+    top = pick(logits, prediction)
     g = gradient(top, leaf, keep_graph=True)
-    value, runner_up, margin, g_dagger = _nearest_linear_boundary(logits, leaf)
+    value, runner_up, psi_dagger, g_dagger = _nearest_linear_boundary(logits, leaf)
     size = norm(x)
     unit, unit_dagger = (v / per_sample(norm(v), v) for v in (g, g_dagger))
     apart, opposed = size * norm(unit_dagger - unit), size * norm(unit_dagger + unit)
@@ -315,7 +321,7 @@ def _measure_chunk(model: Model, x: Tensor) -> Measurements:
         linearized_robustness=value,
         direction_gap=apart,
         unsigned_direction_gap=torch.minimum(apart, opposed),
-        bias_gap=(margin - inner(x, g_dagger)).abs() / norm(g_dagger),
+        bias_gap=(psi_dagger - inner(x, g_dagger)).abs() / norm(g_dagger),
         homogeneous=homogeneous,
         bias=top.detach() - homogeneous,
     )
@@ -325,18 +331,16 @@ def _nearest_linear_boundary(
     logits: Tensor, leaf: Tensor, top_k: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """ρ̃, j*, the margin Ψ† and its gradient g† at the minimum over the rivals."""
-    value, runner_up, best_margin, best_gradient = None, None, None, None
-    for rival, margin, grad in ranked_margins(logits, leaf, top_k=top_k):
-        distance = torch.where(margin == 0, 0.0, margin / norm(grad))  # 0/0 at a tie is 0
-        if value is None:
-            value, runner_up, best_margin, best_gradient = distance, rival, margin, grad
-            continue
-        closer = distance < value
-        value = torch.where(closer, distance, value)
-        runner_up = torch.where(closer, rival, runner_up)
-        best_margin = torch.where(closer, margin, best_margin)
-        best_gradient = torch.where(per_sample(closer, grad), grad, best_gradient)
-    return value, runner_up, best_margin, best_gradient
+    best = None
+    for rival, psi, grad in ranked_margins(logits, leaf, top_k=top_k):
+        distance = torch.where(psi == 0, 0.0, psi / norm(grad))  # 0/0 at a tie is 0
+        found = (distance, rival, psi, grad)
+        if best is not None:
+            closer = distance < best[0]
+            pairs = zip(found, best, strict=True)
+            found = tuple(torch.where(per_sample(closer, new), new, old) for new, old in pairs)
+        best = found
+    return best
 
 
 class BoundTerms(NamedTuple):

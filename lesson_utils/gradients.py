@@ -239,13 +239,22 @@ def jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), torch.stack(rows, dim=1)
 
 
+def pick(logits: Tensor, index: Tensor) -> Tensor:
+    """Ψ^i of each sample, `(batch,)`, for one class i `(batch,)` a sample."""
+    return logits.gather(1, index[:, None]).squeeze(1)
+
+
+def margin(logits: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """Ψ^i − Ψ^j of each sample, `(batch,)`, for one pair of classes `(batch,)` a sample."""
+    return pick(logits, i) - pick(logits, j)
+
+
 def margin_gradient(
     logits: Tensor, x: Tensor, reference: Tensor, rival: Tensor, *, keep_graph: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Margin Ψ^i − Ψ^j and its gradient, for one pair of classes `(batch,)` a sample."""
-    pair = logits.gather(1, torch.stack([reference, rival], dim=1))
-    margin = pair[:, 0] - pair[:, 1]
-    return margin.detach(), gradient(margin, x, keep_graph=keep_graph)
+    """:func:`margin` and its gradient, for one pair of classes `(batch,)` a sample."""
+    value = margin(logits, reference, rival)
+    return value.detach(), gradient(value, x, keep_graph=keep_graph)
 
 
 def ranking(logits: Tensor, reference: Tensor) -> Tensor:
@@ -280,8 +289,8 @@ def ranked_margins(
     reference = logits.argmax(1) if reference is None else reference
     rivals = ranking(logits, reference)[:, 1:][:, :top_k].unbind(1)
     for rank, rival in enumerate(rivals, start=1):
-        margin, grad = margin_gradient(logits, x, reference, rival, keep_graph=rank < len(rivals))
-        yield rival, margin, grad
+        keep = rank < len(rivals)
+        yield rival, *margin_gradient(logits, x, reference, rival, keep_graph=keep)
 
 
 def norm(v: Tensor) -> Tensor:
@@ -298,6 +307,11 @@ def norm(v: Tensor) -> Tensor:
 def inner(v: Tensor, w: Tensor) -> Tensor:
     """Inner product ⟨v, w⟩ of each pair of samples, flattened: `(batch,)`."""
     return (v.flatten(1) * w.flatten(1)).sum(1)
+
+
+def degree_of_homogeneity(homogeneous: Tensor, bias: Tensor) -> Tensor:
+    """``|⟨x, g⟩| / (|⟨x, g⟩| + |β|)``, in [0, 1]: the share of a logit that is homogeneous."""
+    return homogeneous.abs() / (homogeneous.abs() + bias.abs())
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:

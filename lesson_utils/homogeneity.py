@@ -13,7 +13,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .gradients import attach, check_input, check_logits, gradients, inner, target_index
+from .gradients import (
+    attach,
+    check_input,
+    check_logits,
+    degree_of_homogeneity,
+    gradients,
+    inner,
+    pick,
+    target_index,
+)
 
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -52,7 +61,7 @@ class Decomposition(NamedTuple):
     @property
     def degree(self) -> Tensor:
         """Degree of homogeneity, ``|⟨x, g⟩| / (|⟨x, g⟩| + |β|)``, in [0, 1]."""
-        return self.homogeneous.abs() / (self.homogeneous.abs() + self.bias.abs())
+        return degree_of_homogeneity(self.homogeneous, self.bias)
 
 
 def effective_bias(module: nn.Module) -> Tensor | None:
@@ -90,21 +99,18 @@ class _BiasProbes:
     def __init__(self, model: nn.Module):
         self.names, self.zeros, self.biases = [], [], []
         self.handles = [
-            module.register_forward_hook(self._hook(name or type(module).__name__))
+            module.register_forward_hook(self._hook(name or type(module).__name__, bias.detach()))
             for name, module in model.named_modules()
-            if effective_bias(module) is not None
+            if (bias := effective_bias(module)) is not None
         ]
 
-    def _hook(self, name: str):
+    def _hook(self, name: str, bias: Tensor):
         def add_zero(module: nn.Module, inputs, output: Tensor) -> Tensor:
-            zero = torch.zeros_like(output, requires_grad=True)
-            bias = effective_bias(module).detach()
-            if bias.ndim == 1 and not isinstance(module, nn.Linear):  # one value a channel
-                bias = bias.view(-1, *[1] * (output.ndim - 2))
+            by_channel = bias.ndim == 1 and not isinstance(module, nn.Linear)
             self.names.append(name)
-            self.zeros.append(zero)
-            self.biases.append(bias)
-            return output + zero
+            self.zeros.append(torch.zeros_like(output, requires_grad=True))
+            self.biases.append(bias.view(-1, *[1] * (output.ndim - 2)) if by_channel else bias)
+            return output + self.zeros[-1]
 
         return add_zero
 
@@ -159,15 +165,16 @@ def homogeneous_decomposition(
     check_logits(logits, x)
     x = x.detach()
     index = target_index(target, logits)
-    score = logits.gather(1, index[:, None]).squeeze(1)
+    score = pick(logits, index)
     grads = gradients(score, [leaf, *probes.zeros])
     homogeneous = inner(x, grads[0])
     bias = score.detach() - homogeneous
     per_layer: dict[str, Tensor] = {}
     size = inner(x.abs(), grads[0].abs())  # of all summands, to judge the rounding
     for name, b, grad in zip(probes.names, probes.biases, grads[1:], strict=True):
-        per_layer[name] = per_layer.get(name, 0) + (b * grad).flatten(1).sum(1)
-        size = size + (b * grad).abs().flatten(1).sum(1)
+        summands = (b * grad).flatten(1)
+        per_layer[name] = per_layer.get(name, 0) + summands.sum(1)
+        size = size + summands.abs().sum(1)
     residual = bias - sum(per_layer.values(), torch.zeros_like(bias))
     if (residual.abs() > 100 * torch.finfo(x.dtype).eps * size.clamp(min=1e-30)).any():
         _warn_not_homogeneous(model, residual, bias)

@@ -117,20 +117,14 @@ def image_grid(
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image, title, flag in zip(axes.flat, images, titles, flags, strict=False):
-        if flag:
-            signed_image(axis, image)
+        if flag:  # purple positive, orange negative, white zero
+            values = image.sum(0).numpy()
+            limit = np.abs(values).max() or 1.0
+            axis.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit)
         else:
             axis.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)
         axis.set_title(title)
     return figure
-
-
-def signed_image(axis: Axes, image: Tensor) -> None:
-    """Draw one signed image `(channels, height, width)`: purple positive, orange negative, white 0."""
-    values = image.detach().cpu().sum(0).numpy()
-    limit = np.abs(values).max() or 1.0
-    axis.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit)
-    axis.set_axis_off()
 
 
 def decision_regions(
@@ -194,14 +188,10 @@ def segment(axis: Axes, start, end, label: str, *, thick: bool = False) -> None:
     axis.plot(*ends.T, color=color, ls=style, lw=width, label=label)
 
 
-def ball(
-    axis: Axes, center: Tensor, radius: float, label: str = "", *, solid: bool = False
-) -> None:
+def ball(axis: Axes, center: Tensor, radius: float, *, solid: bool = False) -> None:
     """Draw the circle of the given radius around a point of the plane."""
     color, style = ("#B34700", "-") if solid else (INK, "--")
-    axis.add_patch(
-        Circle(center.tolist(), float(radius), fill=False, lw=2, ls=style, ec=color, label=label)
-    )
+    axis.add_patch(Circle(center.tolist(), float(radius), fill=False, lw=2, ls=style, ec=color))
 
 
 def outlines(axis: Axes, polygons: Sequence[np.ndarray]) -> None:

@@ -186,19 +186,8 @@ class PlanarReLUNet(nn.Module):
         """Pairs of a class and a convex polygon `(k, 2)` of one region on which it wins."""
         found = []
         for region in self.linear_regions(center, radius):
-            for i in range(len(region.bias)):
-                polygon = region.polygon
-                for j in range(len(region.bias)):
-                    normal, offset = (
-                        region.weight[i] - region.weight[j],
-                        region.bias[i] - region.bias[j],
-                    )
-                    if j < i and not normal.any() and offset == 0:
-                        polygon = polygon[:0]  # a tie on the whole region: the first class has it
-                    elif j != i and len(polygon):
-                        polygon = _clip(polygon, normal, offset)
-                if len(polygon) >= 3:
-                    found.append((i, polygon))
+            pieces = [(i, _cell(region, i)) for i in range(len(region.bias))]
+            found += [(i, polygon) for i, polygon in pieces if len(polygon) >= 3]
         return found
 
     def boundary(self, center=(0.0, 0.0), radius: float = 3.0) -> tuple[np.ndarray, np.ndarray]:
@@ -214,10 +203,11 @@ class PlanarReLUNet(nn.Module):
         segments, classes = [], []
         for region in self.linear_regions(center, radius):
             for i in range(len(region.bias)):
+                cell = _cell(region, i)
                 for j in range(i + 1, len(region.bias)):
-                    segment = _tie(region, i, j)
-                    if segment is not None:
-                        segments.append(segment)
+                    edge = _tie(region, cell, i, j)
+                    if edge is not None:
+                        segments.append(edge)
                         classes.append((i, j))
         return np.array(segments).reshape(-1, 2, 2), np.array(classes, dtype=int).reshape(-1, 2)
 
@@ -313,19 +303,25 @@ def _clip(polygon: np.ndarray, normal: np.ndarray, offset: float) -> np.ndarray:
     return candidates[np.stack([value >= 0, crossing], axis=1)]
 
 
-def _tie(region: LinearRegion, i: int, j: int) -> np.ndarray | None:
-    """Segment of a region on which classes i and j tie and no other class is larger."""
+def _cell(region: LinearRegion, i: int) -> np.ndarray:
+    """Polygon of a region on which class i wins, with fewer than 3 corners where it does not."""
+    polygon = region.polygon
+    for j in range(len(region.bias)):
+        normal, offset = region.weight[i] - region.weight[j], region.bias[i] - region.bias[j]
+        if j < i and not normal.any() and offset == 0:
+            return polygon[:0]  # a tie on the whole region: the first class has it
+        if j != i and len(polygon):
+            polygon = _clip(polygon, normal, offset)
+    return polygon
+
+
+def _tie(region: LinearRegion, cell: np.ndarray, i: int, j: int) -> np.ndarray | None:
+    """Edge of the cell of class i on which class j ties with it."""
     normal, offset = region.weight[i] - region.weight[j], region.bias[i] - region.bias[j]
-    winning = _clip(region.polygon, normal, offset)
-    for k in range(len(region.bias)):
-        if k not in (i, j) and len(winning):
-            winning = _clip(
-                winning, region.weight[i] - region.weight[k], region.bias[i] - region.bias[k]
-            )
-    if len(winning) < 3 or not normal.any():
+    if len(cell) < 3 or not normal.any():
         return None
-    value = np.abs(winning @ normal + offset) / np.linalg.norm(normal)
-    ends = winning[value <= 1e-9 * (1 + np.abs(winning).max())]
+    value = np.abs(cell @ normal + offset) / np.linalg.norm(normal)
+    ends = cell[value <= 1e-9 * (1 + np.abs(cell).max())]
     return ends[:2] if len(ends) >= 2 else None
 
 
