@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 # The execution cache knows only the notebooks: drop it when the code that they call changes.
-book/_build/.code: $(wildcard lesson_utils/*.py lesson_utils/*.mplstyle lessons/recorded/*)
+book/_build/.code: $(wildcard lesson_utils/*.* lesson_utils/explorers/* lessons/recorded/*)
 	rm -rf book/_build/.jupyter_cache
 	mkdir -p book/_build && touch $@
 

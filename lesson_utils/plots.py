@@ -28,6 +28,8 @@ SIGNED = "PuOr"
 REGIONS = ListedColormap(["#cfe3f1", "#fbe0cc", "#cdeadf", "#f2dfeb", "#faedc4", "#e3e3e3"])
 """Pale colours of decision regions, in the order of the classes."""
 INK = "#222222"
+LEGIBLE = 0.65
+"""Smallest scale at which the lettering can be read; on a narrower screen a figure scrolls."""
 
 
 def use_style() -> None:
@@ -35,8 +37,8 @@ def use_style() -> None:
     plt.style.use(STYLE)
 
 
-def show(figure: Figure, alt: str) -> None:
-    """Display a figure with alternative text, in JupyterLab and in the built book, and close it.
+def picture(figure: Figure, alt: str) -> str:
+    """HTML of a figure as an image with alternative text; closes the figure.
 
     Parameters
     ----------
@@ -49,21 +51,39 @@ def show(figure: Figure, alt: str) -> None:
     ValueError
         `alt` is empty.
     """
-    from IPython.display import display
-
     if not alt.strip():
         raise ValueError("alt must describe the figure in a sentence or two")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=200)
     width = round(figure.get_figwidth() * 100)
-    plt.close(figure)
-    source = base64.b64encode(buffer.getvalue()).decode()
+    source = data_url("image/png", save(figure, "png"))
     # The class keeps the theme's dark mode from dimming the picture: colours carry values here.
-    picture = (
-        f'<img class="dark-light" style="width:{width}px;max-width:100%;background:white" '
-        f'alt="{html.escape(alt)}" src="data:image/png;base64,{source}">'
+    return (
+        f'<img class="dark-light" style="width:{width}px;max-width:100%;'
+        f'min-width:{LEGIBLE * width:.0f}px;background:white" '
+        f'alt="{html.escape(alt)}" src="{source}">'
     )
-    display({"text/html": picture, "text/plain": f"[Figure: {alt}]"}, raw=True)
+
+
+def save(figure: Figure, kind: str) -> bytes:
+    """The file of a figure, sharp on a screen of twice the usual density; closes the figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=200)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def data_url(kind: str, content: bytes) -> str:
+    """An address that is the file itself, so that a page needs no other file."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure with alternative text, in JupyterLab and in the built book, and close it.
+
+    Parameters and errors are those of :func:`picture`.
+    """
+    from IPython.display import display
+
+    display({"text/html": picture(figure, alt), "text/plain": f"[Figure: {alt}]"}, raw=True)
 
 
 def image_grid(

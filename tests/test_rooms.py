@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "data": set(),
     "training": {"geometry", "models", "data"},
     "plots": set(),
+    "widgets": {"plots", "toy"},
 }
 CORE = ("gradients", "geometry", "homogeneity", "toy", "attacks")
 

@@ -6,6 +6,7 @@ Book's Thebe scripts (run cells on a remote kernel) are dropped: they are not us
 would load from another host, and are declared twice, which the browser reports as an error.
 """
 
+import os
 import shutil
 from importlib.metadata import files
 from pathlib import Path
@@ -34,9 +35,19 @@ def drop_thebe(app, pagename, templatename, context, doctree):
     scripts[:] = [script for script in scripts if not mentions_thebe(script)]
 
 
+def offer_notebook(app, pagename, templatename, context, doctree):
+    """Begin a lesson with a button that gives its notebook."""
+    if context.get("page_source_suffix") == ".ipynb":
+        address = context["pathto"](f"_sources/{context['sourcename']}", resource=True)
+        button = f'<a class="download-notebook" href="{address}" download>Download notebook</a>'
+        context["body"] = button + context["body"]
+
+
 def setup(app):
     """Connect the two steps; late, because other extensions add their scripts first."""
+    os.environ["LESSONS_BOOK"] = "1"  # the widgets of the lessons write themselves as HTML
     app.connect("config-inited", lambda app, config: setattr(config, "mathjax_path", SCRIPT))
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", offer_notebook)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,229 @@
+// Shared by the explorers of the book: the formulas, a plane to draw on, handles and controls.
+// Each explorer is this file followed by its own (see lesson_utils/widgets.py).
+
+// ---- formulas -------------------------------------------------------------------------------
+
+export const dot = (a, b) => a.reduce((sum, value, k) => sum + value * b[k], 0);
+export const norm = (a) => Math.hypot(...a);
+export const minus = (a, b) => a.map((value, k) => value - b[k]);
+/** a + t·b */
+export const step = (a, t, b) => a.map((value, k) => value + t * b[k]);
+
+/** α = |⟨x, g⟩| / ‖g‖; NaN where g = 0. */
+export const alignment = (x, g) => Math.abs(dot(x, g)) / norm(g);
+
+/** Logits of an affine classifier, Ψ^i(x) = ⟨x, w_i⟩ + b_i. */
+export const logits = (weight, bias, x) => weight.map((w, i) => dot(w, x) + bias[i]);
+
+/** Linearized robustness from logits and their gradients; exact for affine classifiers. */
+export function linearized(scores, gradients) {
+  const winner = scores.indexOf(Math.max(...scores));
+  let best = { value: Infinity, winner, rival: -1, normal: null };
+  scores.forEach((score, j) => {
+    const normal = minus(gradients[winner], gradients[j]);
+    const value = (scores[winner] - score) / norm(normal);
+    if (j !== winner && norm(normal) > 0 && value < best.value) {
+      best = { value, winner, rival: j, normal };
+    }
+  });
+  return best;
+}
+
+/** Where the nearest linearized boundary is met: x − ρ̃ · normal / ‖normal‖. */
+export const footOf = (x, { value, normal }) => step(x, -value / norm(normal), normal);
+
+/** Nearest point of the segment from a to b. */
+export function nearestOnSegment(x, a, b) {
+  const along = minus(b, a);
+  const length = dot(along, along);
+  const share = length > 0 ? dot(minus(x, a), along) / length : 0;
+  return step(a, Math.min(1, Math.max(0, share)), along);
+}
+
+/** Edges of a polygon given by its corners in order. */
+export const edges = (polygon) => polygon.map((a, k) => [a, polygon[(k + 1) % polygon.length]]);
+
+/** Whether x lies in a convex polygon, up to rounding; the corners may run either way. */
+export function contains(polygon, x) {
+  const turns = edges(polygon).map(
+    ([a, b]) => (b[0] - a[0]) * (x[1] - a[1]) - (b[1] - a[1]) * (x[0] - a[0]),
+  );
+  return turns.every((t) => t > -1e-12) || turns.every((t) => t < 1e-12);
+}
+
+/** Part of a convex polygon where ⟨y, normal⟩ + offset ≥ 0. */
+export function clip(polygon, normal, offset) {
+  return edges(polygon).flatMap(([a, b]) => {
+    const [u, v] = [dot(a, normal) + offset, dot(b, normal) + offset];
+    const kept = u >= 0 ? [a] : [];
+    return u * v < 0 ? [...kept, step(a, u / (u - v), minus(b, a))] : kept;
+  });
+}
+
+/** Part of the square |y_k| ≤ view on which class i of an affine classifier wins. */
+export function cell(weight, bias, i, view) {
+  let polygon = [[-view, -view], [view, -view], [view, view], [-view, view]];
+  weight.forEach((w, j) => {
+    if (j !== i) polygon = clip(polygon, minus(weight[i], w), bias[i] - bias[j]);
+  });
+  return polygon;
+}
+
+// ---- drawing --------------------------------------------------------------------------------
+
+const SIZE = 440; // of the drawing, in its own units; the page scales it
+const REGIONS = ["#cfe3f1", "#fbe0cc", "#cdeadf", "#f2dfeb", "#faedc4", "#e3e3e3"];
+export const INK = "#222222", BLUE = "#0072B2", RUST = "#B34700", GREEN = "#00664B";
+const STYLE = `
+.explorer { background: white; color: ${INK}; color-scheme: light; border: 1px solid #8c959f;
+  border-radius: 6px; padding: 12px; margin: 0 auto; max-width: 760px; box-sizing: border-box;
+  font: 16px/1.45 system-ui, sans-serif; display: flex; flex-wrap: wrap; gap: 8px 20px; }
+.explorer svg { flex: 1 1 300px; max-width: 440px; min-width: 0; height: auto; display: block; }
+.explorer .side { flex: 1 1 250px; min-width: 0; }
+.explorer svg text { font: 17px system-ui, sans-serif; fill: ${INK}; }
+.explorer [role=slider] { cursor: grab; touch-action: none; outline: none; }
+.explorer [role=slider]:focus-visible .ring { stroke: ${INK}; stroke-width: 3; }
+.explorer table { border-collapse: collapse; margin: 0 0 8px; width: 100%; color: inherit; }
+.explorer tr, .explorer th, .explorer td { background: white; color: ${INK}; border: 0; }
+.explorer th { text-align: left; font-weight: normal; padding: 3px 8px 3px 0; }
+.explorer td { text-align: right; font-variant-numeric: tabular-nums; padding: 3px 0; }
+.explorer tr { border-bottom: 1px solid #d0d7de; }
+.explorer label { display: grid; grid-template-columns: 1fr auto; margin: 4px 0; color: ${INK}; }
+.explorer label.tick { grid-template-columns: auto 1fr; gap: 8px; }
+.explorer input[type=range] { grid-column: 1 / 3; width: 100%; margin: 2px 0; accent-color: ${BLUE}; }
+.explorer input:focus-visible, .explorer button:focus-visible { outline: 3px solid ${INK}; outline-offset: 2px; }
+.explorer button { font: inherit; padding: 3px 12px; color: ${INK}; background: #f0f2f4;
+  border: 1px solid #59636e; border-radius: 4px; cursor: pointer; }
+.explorer p { margin: 8px 0 0; color: ${INK}; }
+@media print { .explorer label, .explorer button { display: none; } }
+`;
+
+const SVG = "http://www.w3.org/2000/svg";
+const make = (parent, name, attributes = {}, text = "") => {
+  const svg = parent instanceof SVGElement || name === "svg";
+  const node = svg ? document.createElementNS(SVG, name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  if (text) node.textContent = text;
+  return parent.appendChild(node);
+};
+
+/** The frame of an explorer: a square plane |x_k| ≤ view at the left, a column at the right. */
+export function frame(el, model, label) {
+  const root = make(el, "div", { class: "explorer" });
+  make(root, "style").textContent = STYLE;
+  const view = model.get("view");
+  const svg = make(root, "svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, role: "group", "aria-label": label });
+  const side = make(root, "div", { class: "side" });
+  const table = make(make(side, "table"), "tbody");
+  const ground = make(svg, "g"); // what is drawn anew at each change
+  const handles = make(svg, "g");
+  const px = ([a, b]) => [(SIZE * (a + view)) / (2 * view), (SIZE * (view - b)) / (2 * view)];
+  const points = (polygon) => polygon.map((p) => px(p).join()).join(" ");
+  const cut = (value) => Math.min(0.98 * view, Math.max(-0.98 * view, value));
+  let drawings = [], values = {};
+
+  const tell = (key, value) => { model.set(key, value); model.save_changes(); };
+  const draw = () => { ground.replaceChildren(); drawings.forEach((f) => f()); };
+
+  const ui = {
+    view,
+    /** Run f now and at every change of the state, whether by hand or from Python. */
+    draw(keys, f) {
+      drawings.push(f);
+      keys.forEach((key) => model.on(`change:${key}`, draw));
+      draw();
+    },
+    polygon: (corners, k) =>
+      make(ground, "polygon", { points: points(corners), fill: REGIONS[k], stroke: REGIONS[k] }),
+    outline: (corners, color = "#777777", width = 0.8) =>
+      make(ground, "polygon", { points: points(corners), fill: "none", stroke: color, "stroke-width": width }),
+    line(a, b, color = INK, width = 2, dash = "") {
+      const [[x1, y1], [x2, y2]] = [px(a), px(b)];
+      return make(ground, "line", { x1, y1, x2, y2, stroke: color, "stroke-width": width, "stroke-dasharray": dash });
+    },
+    arrow(a, b, color) {
+      const [from, to] = [px(a), px(b)];
+      const way = minus(to, from), length = norm(way);
+      if (length < 1) return;
+      const unit = way.map((v) => v / length), side = [-unit[1], unit[0]];
+      const neck = step(to, -12, unit);
+      ui.line(a, b, color, 3);
+      make(ground, "polygon", { points: [to, step(neck, 6, side), step(neck, -6, side)].join(" "), fill: color });
+    },
+    circle(center, radius, color = INK, dash = "") {
+      if (!Number.isFinite(radius)) return;
+      const [cx, cy] = px(center), r = (radius * SIZE) / (2 * view);
+      make(ground, "circle", { cx, cy, r, fill: "none", stroke: color, "stroke-width": 2, "stroke-dasharray": dash });
+    },
+    dot(at, color = INK, label = "") {
+      const [cx, cy] = px(at);
+      make(ground, "circle", { cx, cy, r: 5, fill: color });
+      if (label) make(ground, "text", { x: cx + 8, y: cy + 20 }, label);
+    },
+    /** A point of the state that pointer, touch and arrow keys move. */
+    handle(key, name, color, { place = (p) => p, below = false } = {}) {
+      const group = make(handles, "g", {
+        tabindex: 0, role: "slider", "aria-label": `${name}: drag, or move with the arrow keys`,
+        "aria-valuemin": -view, "aria-valuemax": view, "data-handle": key,
+      });
+      make(group, "circle", { r: 24, fill: "transparent" }); // large enough for a finger
+      make(group, "circle", { r: 9, fill: color, stroke: "white", "stroke-width": 2, class: "ring" });
+      make(group, "text", { x: 12, y: below ? 24 : -10 }, name);
+      const move = (p) => tell(key, place(p.map(cut)));
+      const pointer = (event) => {
+        const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+        move([(2 * view * at.x) / SIZE - view, view - (2 * view * at.y) / SIZE]);
+      };
+      group.addEventListener("pointerdown", (event) => {
+        group.setPointerCapture(event.pointerId);
+        group.focus({ focusVisible: false });
+        event.preventDefault();
+      });
+      group.addEventListener("pointermove", (event) => group.hasPointerCapture(event.pointerId) && pointer(event));
+      group.addEventListener("keydown", (event) => {
+        const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+        if (!way) return;
+        event.preventDefault();
+        event.stopPropagation(); // or the notebook would move to another cell
+        move(step(model.get(key), (event.shiftKey ? 5 : 1) * 0.02 * view, way));
+      });
+      ui.draw([key], () => {
+        const p = model.get(key);
+        group.setAttribute("transform", `translate(${px(p)})`);
+        group.setAttribute("aria-valuenow", p[0].toFixed(2));
+        group.setAttribute("aria-valuetext", `(${p[0].toFixed(2)}, ${p[1].toFixed(2)})`);
+      });
+    },
+    /** A number of the state with a slider. */
+    slider(key, name, low, high) {
+      const label = make(side, "label", {}, name);
+      const value = make(label, "output");
+      const input = make(label, "input", { type: "range", min: low, max: high, step: (high - low) / 100 });
+      input.addEventListener("input", () => tell(key, Number(input.value)));
+      ui.draw([key], () => { input.value = model.get(key); value.textContent = model.get(key).toFixed(2); });
+    },
+    /** A yes or no of the state with a tick box. */
+    tick(key, name) {
+      const label = make(side, "label", { class: "tick" });
+      const input = make(label, "input", { type: "checkbox" });
+      make(label, "span", {}, name);
+      input.addEventListener("input", () => tell(key, input.checked));
+      ui.draw([key], () => { input.checked = model.get(key); });
+    },
+    button: (name, f) => make(side, "button", { type: "button" }, name).addEventListener("click", f),
+    sentence: () => make(side, "p", { "aria-live": "polite" }),
+    /** Show a named number; `data-value` has all its digits. */
+    number(key, name, value, digits = 3, unit = "") {
+      if (!values[key]) {
+        const row = make(table, "tr");
+        make(row, "th", { scope: "row" }, name);
+        values[key] = make(row, "td", { "data-name": key });
+      }
+      values[key].dataset.value = value;
+      const shown = Number.isFinite(value) ? value.toFixed(digits) + unit : Number.isNaN(value) ? "undefined" : "∞";
+      values[key].textContent = typeof value === "string" ? value : shown;
+    },
+    tell,
+  };
+  return ui;
+}

@@ -1,0 +1,18 @@
+(() => {
+  const root = document.currentScript.parentElement;
+  const { texts, captions, frames } = JSON.parse(root.querySelector("script").textContent);
+  const [image, caption] = [root.querySelector("img"), root.querySelector("figcaption")];
+  const sliders = [...root.querySelectorAll("input")];
+  frames[0] = image.src;
+  const show = () => {
+    const at = sliders.reduce((index, slider, k) => index * texts[k].length + Number(slider.value), 0);
+    image.src = frames[at];
+    image.alt = caption.textContent = captions[at];
+    sliders.forEach((slider, k) => {
+      const text = texts[k][slider.value];
+      slider.setAttribute("aria-valuetext", text);
+      slider.parentElement.querySelector("output").textContent = text;
+    });
+  };
+  sliders.forEach((slider) => slider.addEventListener("input", show));
+})();

@@ -1,0 +1,301 @@
+"""Widgets that live in JupyterLab with a kernel and in a built page without one.
+
+`FrameSlider` turns a function that draws a figure into a figure with sliders. The
+explorers compute in the browser, in the modules of the folder `explorers`.
+
+While a book is built (the environment variable `LESSONS_BOOK` is set, as this book's
+build does), a widget displays itself as HTML that needs nothing else: a player of frames
+drawn beforehand, or the explorer's module itself. Both give that HTML on request, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import inspect
+import io
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import anywidget
+import ipywidgets
+import traitlets
+from matplotlib.figure import Figure
+
+from . import plots
+from .toy import AffineClassifier, BinaryClassifier, PlanarReLUNet
+
+FOLDER = Path(__file__).with_name("explorers")
+MAX_PLAYER = 500_000
+"""Largest size of a player in bytes, so that a page stays quick on a phone."""
+
+
+def building_book() -> bool:
+    """Whether the notebook runs in order to be built into a page."""
+    return bool(os.environ.get("LESSONS_BOOK"))
+
+
+class FrameSlider:
+    """A figure with one or two sliders.
+
+    In JupyterLab the function really runs whenever a slider moves. In a built page the
+    same output is a player of all its frames, drawn once.
+
+    Parameters
+    ----------
+    draw : callable
+        Called with one value of each slider; returns a new matplotlib figure. All
+        figures must have one size.
+    caption : callable
+        Called with the same values; returns one or two sentences that say what one sees
+        with them. It is the caption and the alternative text.
+    sliders : mapping of str to sequence
+        The values of each slider under its name. Values are shown as `str`, numbers
+        with up to three digits.
+
+    Raises
+    ------
+    ValueError
+        Not one or two sliders, a slider without values, or frames of more than
+        `MAX_PLAYER` bytes.
+
+    Examples
+    --------
+    >>> FrameSlider(draw, lambda b: f"The boundary for b = {b}.", {"bias b": [0, 1, 2]})
+    """
+
+    def __init__(
+        self,
+        draw: Callable[..., Figure],
+        caption: Callable[..., str],
+        sliders: Mapping[str, Sequence],
+    ):
+        if len(sliders) not in (1, 2):
+            raise ValueError(f"sliders must be one or two, got {len(sliders)}")
+        for name, values in sliders.items():
+            if len(values) == 0:
+                raise ValueError(f"slider {name!r} has no values")
+        self.draw, self.caption = draw, caption
+        self.sliders = {name: list(values) for name, values in sliders.items()}
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        text = self.caption(*(values[0] for values in self.sliders.values()))
+        if building_book():
+            return {"text/html": self.html(), "text/plain": f"[Figure with sliders: {text}]"}
+        return self.live()._repr_mimebundle_(**kwargs)
+
+    def live(self) -> ipywidgets.VBox:
+        """The widget for JupyterLab: sliders, picture and caption, with `draw` behind them."""
+        controls = [
+            ipywidgets.SelectionSlider(
+                options=[(_shown(value), value) for value in values],
+                description=name,
+                style={"description_width": "initial"},
+                layout={"width": "min(100%, 480px)"},
+            )
+            for name, values in self.sliders.items()
+        ]
+        picture, words = ipywidgets.HTML(), ipywidgets.HTML()
+
+        def redraw(_=None):
+            values = [control.value for control in controls]
+            text = self.caption(*values)
+            picture.value = plots.picture(self.draw(*values), text)
+            words.value = html.escape(text)
+
+        for control in controls:
+            control.observe(redraw, names="value")
+        redraw()
+        return ipywidgets.VBox([*controls, picture, words])
+
+    def html(self) -> str:
+        """The player: all frames, one for each combination of values, and a script that shows them."""
+        from tqdm import tqdm
+
+        combinations = list(itertools.product(*self.sliders.values()))
+        # The real standard error, not the notebook's: a progress bar is no part of a page.
+        bar = tqdm(combinations, "frames", file=sys.__stderr__, disable=None, leave=False)
+        frames, width = [], 0
+        for values in bar:
+            figure = self.draw(*values)
+            width = round(figure.get_figwidth() * 100)
+            frames.append(_smallest(figure))
+        captions = [self.caption(*values) for values in combinations]
+        page = self._page(frames, captions, width)
+        if len(page.encode()) > MAX_PLAYER:
+            raise ValueError(
+                f"the player has {len(page.encode()):,} bytes, more than {MAX_PLAYER:,}: "
+                f"give the sliders fewer values ({len(frames)} frames now) or draw less"
+            )
+        return page
+
+    def _page(self, frames: list[str], captions: list[str], width: int) -> str:
+        controls = "".join(
+            f"<label>{html.escape(name)} <output>{html.escape(_shown(values[0]))}</output>"
+            f'<input type="range" min="0" max="{len(values) - 1}" value="0" '
+            f'aria-label="{html.escape(name)}" aria-valuetext="{html.escape(_shown(values[0]))}"></label>'
+            for name, values in self.sliders.items()
+        )
+        texts = [[_shown(value) for value in values] for values in self.sliders.values()]
+        content = _script({"texts": texts, "captions": captions, "frames": [None, *frames[1:]]})
+        return (
+            f"<figure class='frames'><style>{_read('player.css')}</style>"
+            f'<div><img class="dark-light" style="width:{width}px;min-width:{plots.LEGIBLE * width:.0f}px" '
+            f'alt="{html.escape(captions[0])}" src="{frames[0]}"></div>{controls}<figcaption aria-live="polite">'
+            f"{html.escape(captions[0])}</figcaption>"
+            f"<script type='application/json'>{content}</script>"
+            f"<script>{_read('player.js')}</script></figure>"
+        )
+
+
+def _shown(value) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _script(content) -> str:
+    """JSON for a script element, which "</" would end wherever it stands."""
+    return json.dumps(content).replace("</", "<\\/")
+
+
+def _smallest(figure: Figure) -> str:
+    """A figure as data URL: svg, or lossless or lossy webp, whichever is smallest."""
+    from PIL import Image
+
+    pixels = io.BytesIO()
+    figure.savefig(pixels, format="png", dpi=150)
+    files = [("image/svg+xml", plots.save(figure, "svg"))]
+    for options in ({"lossless": True}, {"quality": 80}):
+        buffer = io.BytesIO()
+        Image.open(pixels).convert("RGB").save(buffer, format="webp", **options)
+        files.append(("image/webp", buffer.getvalue()))
+    return plots.data_url(*min(files, key=lambda file: len(file[1])))
+
+
+def _read(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _vector(*default: float) -> traitlets.List:
+    """A point of the plane that Python and the browser share."""
+    return traitlets.List(traitlets.Float(), list(default), minlen=2, maxlen=2).tag(sync=True)
+
+
+class Explorer(anywidget.AnyWidget):
+    """Base of the explorers: one module for the browser, and the state that it shares with Python.
+
+    Every trait is read and written by both sides, so `observe` sees what the mouse does,
+    and an assignment in Python moves the picture.
+    """
+
+    view = traitlets.Float(3.0, min=1e-6, help="half-width of the square that is drawn").tag(
+        sync=True
+    )
+
+    def open(self) -> None:
+        """Connect to the browser, unless a page is built: then nobody is there."""
+        if not building_book():
+            super().open()
+
+    def _repr_mimebundle_(self, **kwargs):
+        if building_book():
+            return {
+                "text/html": self.html(),
+                "text/plain": f"[{inspect.getdoc(type(self)).splitlines()[0]}]",
+            }
+        return super()._repr_mimebundle_(**kwargs)
+
+    def html(self) -> str:
+        """The explorer for a page without a kernel: its module, its present state, a stand-in model."""
+        shared = set(self.trait_names(sync=True)) - set(anywidget.AnyWidget.class_trait_names())
+        state = {name: getattr(self, name) for name in sorted(shared) if name[0] != "_"}
+        module = plots.data_url("text/javascript", str(self._esm).encode())
+        content = _script(state)
+        name = "explorer-" + hashlib.sha256((module + content).encode()).hexdigest()[:12]
+        return (
+            f'<div id="{name}"></div><script type="module">'
+            f'import widget from "{module}";\n'
+            f"const state = {content}, listeners = {{}};\n{_read('model.js')}"
+            f'widget.render({{ model, el: document.getElementById("{name}") }});</script>'
+        )
+
+
+class ToyExplorer(Explorer):
+    """Linear toy model in the plane: drag x, turn z; ρ, α and ‖x‖·|cos δ| stay one number.
+
+    Lesson 3. Source: Etmann et al. 2019, section 2.
+    """
+
+    _esm = _read("core.js") + _read("toy.js")
+    x = _vector(1.5, 1.0)
+    z = _vector(0.5, 1.5)
+
+    @property
+    def model(self) -> BinaryClassifier:
+        """The classifier that is shown, as a model for the functions of this package."""
+        return BinaryClassifier(self.z)
+
+
+class AffineExplorer(Explorer):
+    """Affine classifier in the plane: a bias, a third class, a shift of all scores, another origin.
+
+    The scores of the first two classes are ∓(⟨x, z⟩ + b)/2, that of the third is
+    ⟨x, third[:2]⟩ + third[2]; `shift` · ⟨x, v⟩ is added to all of them. α is taken in
+    the coordinates x − c. Lesson 4.
+    """
+
+    _esm = _read("core.js") + _read("affine.js")
+    x = _vector(1.2, 1.4)
+    z = _vector(0.8, 1.6)
+    b = traitlets.Float(0.0).tag(sync=True)
+    three = traitlets.Bool(False).tag(sync=True)
+    third = traitlets.List(traitlets.Float(), [1.6, -0.4, -0.8], minlen=3, maxlen=3).tag(sync=True)
+    shift = traitlets.Float(0.0).tag(sync=True)
+    v = _vector(1.0, -0.5)
+    c = _vector(0.0, 0.0)
+
+    @property
+    def model(self) -> AffineClassifier:
+        """The classifier that is shown, as a model for the functions of this package."""
+        two = BinaryClassifier(self.z, self.b)
+        weight, bias = two.weight.tolist(), two.bias.tolist()
+        if self.three:
+            weight, bias = [*weight, self.third[:2]], [*bias, self.third[2]]
+        added = [self.shift * value for value in self.v]
+        return AffineClassifier(
+            [[a + s for a, s in zip(w, added, strict=True)] for w in weight], bias
+        )
+
+
+class PlanarExplorer(Explorer):
+    """ReLU network in the plane: drag x; its region, exact ρ, linearized ρ̃ and the room of x.
+
+    Lesson 5.
+
+    Parameters
+    ----------
+    net : PlanarReLUNet
+        Its linear regions and cells are computed once, in Python, in a window three
+        times as large as the one that is drawn.
+    """
+
+    _esm = _read("core.js") + _read("relu.js")
+    x = _vector(0.0, 0.0)
+    regions = traitlets.List().tag(sync=True)
+    cells = traitlets.List().tag(sync=True)
+    boundary = traitlets.List().tag(sync=True)
+    reach = traitlets.Float().tag(sync=True)
+
+    def __init__(self, net: PlanarReLUNet, **state):
+        reach = 3 * state.get("view", type(self).view.default_value)
+        regions = [
+            {name: part.tolist() for name, part in vars(region).items()}
+            for region in net.linear_regions(radius=reach)
+        ]
+        cells = [[int(k), polygon.tolist()] for k, polygon in net.cells(radius=reach)]
+        boundary = net.boundary(radius=reach)[0].tolist()
+        super().__init__(regions=regions, cells=cells, boundary=boundary, reach=reach, **state)
+        self.model = net

@@ -1,0 +1,234 @@
+"""Players and explorers in the built pages: by keyboard, mouse and finger, without a kernel."""
+
+import json
+import re
+
+import pytest
+from bs4 import BeautifulSoup
+from test_built_book import LESSONS, cells
+
+PLAYERS = [lesson for lesson in LESSONS if "FrameSlider(" in "".join(cells(lesson, "code"))]
+TOY, AFFINE, PLANAR = (
+    next(lesson for lesson in LESSONS if f"import {name}" in "".join(cells(lesson, "code")))
+    for name in ("ToyExplorer", "AffineExplorer", "PlanarExplorer")
+)
+STEP = 0.06  # one press of an arrow key on a plane of half-width 3
+
+
+def opened(page, address, lesson):
+    page.goto(f"{address}/{lesson}.html")
+    page.wait_for_selector(".frames, .explorer svg [role=slider]")
+    page.evaluate("MathJax.startup.promise")  # formulas change the heights
+
+
+def number(page, name):
+    return float(page.locator(f".explorer [data-name={name}]").get_attribute("data-value"))
+
+
+def numbers(page):
+    rows = page.locator(".explorer [data-value]").evaluate_all(
+        "cells => cells.map(cell => [cell.dataset.name, cell.dataset.value])"
+    )
+    return dict(rows)
+
+
+def test_lessons_hold_their_widgets(html):
+    assert len(PLAYERS) >= 3
+    for lesson in LESSONS:
+        code = "\n".join(cells(lesson, "code"))
+        soup = BeautifulSoup((html / f"{lesson}.html").read_text(encoding="utf-8"), "html.parser")
+        assert len(soup.select("figure.frames")) == code.count("FrameSlider(")
+        assert len(soup.select("div[id^=explorer-]")) == len(re.findall(r"^explorer$", code, re.M))
+        for player in soup.select("figure.frames"):
+            assert len(str(player)) < 500_000
+    assert sum((html / f"{lesson}.html").stat().st_size for lesson in LESSONS) < 15e6
+
+
+@pytest.mark.parametrize("lesson", PLAYERS)
+def test_every_slider_of_a_player_moves_by_keyboard(page, address, lesson):
+    opened(page, address, lesson)
+    for player in page.locator("figure.frames").all():
+        content = json.loads(player.locator("script[type='application/json']").text_content())
+        texts, captions = content["texts"], content["captions"]
+        image, caption = player.locator("img"), player.locator("figcaption")
+        sliders = player.locator("input[type=range]").all()
+        assert len(sliders) == len(texts)
+        for slider, values in zip(sliders, texts, strict=True):
+            slider.focus()
+            assert slider.evaluate("s => getComputedStyle(s).outlineStyle") == "solid"
+            before = image.get_attribute("src"), caption.text_content()
+            page.keyboard.press("ArrowRight")
+            assert image.get_attribute("src") != before[0]
+            assert caption.text_content() != before[1]
+            assert image.get_attribute("alt") == caption.text_content()
+            assert slider.get_attribute("aria-valuetext") == values[1]
+            page.keyboard.press("End")
+            assert slider.get_attribute("aria-valuetext") == values[-1]
+        assert caption.text_content() == captions[-1]
+        assert image.get_attribute("src") == content["frames"][-1]
+        for slider in sliders:
+            slider.press("Home")
+        assert caption.text_content() == captions[0]
+
+
+@pytest.mark.parametrize("lesson", PLAYERS)
+def test_every_frame_is_a_picture(page, address, lesson):
+    opened(page, address, lesson)
+    sizes = page.evaluate("""() => Promise.all([...document.querySelectorAll("figure.frames")].map(async (root) => {
+        const { frames } = JSON.parse(root.querySelector("script").textContent);
+        frames[0] = root.querySelector("img").src;
+        return Promise.all(frames.map(async (src) => {
+            const image = new Image();
+            image.src = src;
+            await image.decode();
+            return image.naturalWidth / image.naturalHeight;
+        }));
+    }))""")
+    for ratios in sizes:
+        assert max(ratios) - min(ratios) < 0.02, "the frames differ in shape: the page would jump"
+
+
+def drag(page, handle, by, *, x="x"):
+    box = page.locator(f".explorer [data-handle={handle}] .ring").bounding_box()
+    start = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*start)
+    page.mouse.down()
+    for share in (0.3, 0.7, 1.0):
+        page.mouse.move(start[0] + share * by[0], start[1] + share * by[1])
+    page.mouse.up()
+
+
+def where(page, handle):
+    text = page.locator(f".explorer [data-handle={handle}]").get_attribute("aria-valuetext")
+    return [float(value) for value in re.findall(r"-?\d+\.\d+", text)]
+
+
+def test_toy_explorer_by_mouse_keys_and_finger(page, address):
+    opened(page, address, TOY)
+    page.locator(".explorer").scroll_into_view_if_needed()
+    seen = {number(page, "rho")}
+
+    def all_three_agree():
+        rho, alpha, product = (number(page, name) for name in ("rho", "alpha", "product"))
+        assert abs(rho - alpha) < 1e-12 and abs(rho - product) < 1e-12
+        assert rho not in seen, "nothing changed"
+        seen.add(rho)
+
+    for handle, by in (("x", (-60, -45)), ("z", (70, 20)), ("x", (30, 200))):
+        before = where(page, handle)
+        drag(page, handle, by)
+        moved = [a - b for a, b in zip(where(page, handle), before, strict=True)]
+        assert moved[0] * by[0] > 0 > moved[1] * by[1]  # the picture's y axis points up
+        all_three_agree()
+    for handle in "xz":
+        page.locator(f".explorer [data-handle={handle}]").focus()
+        before = where(page, handle)
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("Shift+ArrowUp")
+        after = where(page, handle)
+        assert after[0] - before[0] == pytest.approx(STEP, abs=0.011)
+        assert after[1] - before[1] == pytest.approx(5 * STEP, abs=0.011)
+        all_three_agree()
+    for _ in range(80):  # z cannot be made zero, nor leave the picture
+        page.keyboard.press("Shift+ArrowDown")
+    assert where(page, "z")[1] >= -3
+    assert page.complaints == []
+
+
+def test_a_finger_drags_and_the_page_does_not_scroll(browser, address):
+    context = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True)
+    page = context.new_page()
+    opened(page, address, TOY)
+    page.locator(".explorer svg").scroll_into_view_if_needed()
+    box = page.locator(".explorer [data-handle=x] .ring").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    before, scrolled = number(page, "rho"), page.evaluate("scrollY")
+    touch = context.new_cdp_session(page)
+    for kind, points in (
+        ("touchStart", [{"x": x + 15, "y": y}]),  # beside it: a finger is not a needle
+        ("touchMove", [{"x": x, "y": y - 60}]),
+        ("touchEnd", []),
+    ):
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    page.wait_for_timeout(200)
+    assert number(page, "rho") != before
+    assert page.evaluate("scrollY") == scrolled
+    context.close()
+
+
+def test_affine_explorer_says_what_stays(page, address):
+    opened(page, address, AFFINE)
+    start = numbers(page)
+    sentence = page.locator(".explorer p")
+    slider = page.locator(".explorer input[type=range]")
+    again = page.get_by_role("button", name="Start again")
+
+    def press(control, key, times):
+        control.focus()
+        for _ in range(times):
+            page.keyboard.press(key)
+
+    actions = [
+        (lambda: press(slider.nth(0), "ArrowRight", 9), "rho", "alpha"),
+        (lambda: press(slider.nth(1), "ArrowRight", 9), "alpha", "rho"),
+        (lambda: press(page.locator(".explorer input[type=checkbox]"), "Space", 1), "rho", "alpha"),
+        (lambda: press(page.locator(".explorer [data-handle=c]"), "ArrowUp", 5), "alpha", "rho"),
+        (lambda: drag(page, "c", (50, 40)), "alpha", "rho"),
+    ]
+    for act, changed, same in actions:
+        act()
+        now = numbers(page)
+        assert abs(float(now[changed]) - float(start[changed])) > 1e-3
+        assert abs(float(now[same]) - float(start[same])) < 1e-9
+        symbol = {"rho": "ρ", "alpha": "α"}
+        assert f"{symbol[same]} stays" in sentence.text_content()
+        assert f"{symbol[changed]} stays" not in sentence.text_content()
+        again.click()
+        assert numbers(page) == start
+    drag(page, "x", (-80, 60))
+    assert numbers(page) != start
+    assert page.complaints == []
+
+
+def test_planar_explorer_follows_the_point(page, address):
+    opened(page, address, PLANAR)
+    page.locator(".explorer").scroll_into_view_if_needed()
+    seen, verdicts = [numbers(page)], set()
+    for by in ((60, 0), (-90, 30), (0, -90), (-60, -60), (150, 20), (40, 120)):
+        drag(page, "x", by)
+        now = numbers(page)
+        assert now not in seen
+        seen.append(now)
+        rho, tilde, room = (number(page, name) for name in ("rho", "tilde", "room"))
+        text = page.locator(".explorer p").text_content()
+        if tilde < room:
+            assert "stays in the blue region" in text and abs(rho - tilde) < 1e-9
+        else:
+            assert "leaves the blue region" in text and rho >= room - 1e-9
+        verdicts.add(tilde < room)
+    page.locator(".explorer [data-handle=x]").press("ArrowLeft")
+    assert numbers(page) not in seen
+    assert page.complaints == []
+
+
+def test_widgets_work_from_a_file(page, html):
+    page.goto((html / f"{TOY}.html").as_uri())
+    page.wait_for_selector(".explorer svg [role=slider]")
+    before = number(page, "rho")
+    page.locator(".explorer [data-handle=x]").press("ArrowUp")
+    assert number(page, "rho") != before
+    page.goto((html / f"{PLAYERS[0]}.html").as_uri())
+    source = page.locator("figure.frames img").get_attribute("src")
+    page.locator("figure.frames input").first.press("ArrowRight")
+    assert page.locator("figure.frames img").get_attribute("src") != source
+    assert page.complaints == []
+
+
+def test_the_state_that_a_page_starts_with_is_the_one_of_the_notebook(page, address):
+    """The numbers on the page are those that the Python cell beside it prints."""
+    from lesson_utils.widgets import ToyExplorer
+
+    call = re.search(r"ToyExplorer\((.*)\)", "\n".join(cells(TOY, "code"))).group(1)
+    explorer = eval(f"ToyExplorer({call})", {"ToyExplorer": ToyExplorer})
+    opened(page, address, TOY)
+    assert where(page, "x") == explorer.x and where(page, "z") == explorer.z
