@@ -1,4 +1,4 @@
-"""Sphinx extension: the built book needs no other host.
+"""Sphinx extension: the built book needs no other host, and can be built as one page.
 
 MathJax comes from the wheel `sphinx-mathjax-offline`. One file of it, `tex-svg.js`, holds
 the TeX reader and the glyphs, needs nothing else, and works from `file://` too. Jupyter
@@ -34,8 +34,15 @@ def drop_thebe(app, pagename, templatename, context, doctree):
     scripts[:] = [script for script in scripts if not mentions_thebe(script)]
 
 
+def share_visitors(app, config):
+    """Nodes registered for `html` alone are lost once any extension names `singlehtml`."""
+    handlers = app.registry.translation_handlers
+    handlers["singlehtml"] = handlers["html"] | handlers.get("singlehtml", {})
+
+
 def setup(app):
-    """Connect the two steps; late, because other extensions add their scripts first."""
+    """Connect the steps; late, because other extensions add their scripts first."""
+    app.connect("config-inited", share_visitors)
     app.connect("config-inited", lambda app, config: setattr(config, "mathjax_path", SCRIPT))
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("build-finished", copy_mathjax)
