@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 HTML   := book/_build/html
+BUILD  := $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-book benchmark lab lint clean
+.PHONY: help book pdf test test-book benchmark lab lint clean
 
 help:  ## Say what each command does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,14 +24,18 @@ book/_build/.code: $(wildcard lesson_utils/*.* lesson_utils/explorers/* lessons/
 	mkdir -p book/_build && touch $@
 
 book: $(VENV)/.ready book/_build/.code  ## Install into .venv, run every lesson, build book/_build/html (warnings are errors)
-	$(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
+	$(BUILD)
 	@echo "Open $(HTML)/index.html"
+
+pdf: $(VENV)/.ready book/_build/.code  ## Print the whole book to book/_build/pdf (warnings are errors; needs Chromium)
+	$(BUILD) --builder singlehtml
+	$(BIN)/python book/print_pdf.py
 
 test: $(VENV)/.ready  ## Unit and property tests, then every lesson from first to last cell
 	$(BIN)/python -m pytest tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env lessons -n 2 --dist loadfile
 
-test-book: $(VENV)/.ready  ## Open the built book in Chromium and look at every page
+test-book: $(VENV)/.ready  ## Open the built book and its PDF in Chromium and look at every page
 	$(BIN)/python -m pytest tests/browser
 
 benchmark: $(VENV)/.ready  ## Compare speeds within one run (not part of the tests)

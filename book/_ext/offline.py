@@ -1,4 +1,4 @@
-"""Sphinx extension: the built book needs no other host.
+"""Sphinx extension: the built book needs no other host, and can be built as one page.
 
 MathJax comes from the wheel `sphinx-mathjax-offline`. One file of it, `tex-svg.js`, holds
 the TeX reader and the glyphs, needs nothing else, and works from `file://` too. Jupyter
@@ -26,13 +26,9 @@ def copy_mathjax(app, exception):
 
 def drop_thebe(app, pagename, templatename, context, doctree):
     """Keep only the scripts of a page that have nothing to do with Thebe."""
-
-    def mentions_thebe(script):
-        text = f"{getattr(script, 'filename', script)} {getattr(script, 'attributes', '')}"
-        return "thebe" in text.lower()
-
     scripts = context.get("script_files", [])
-    scripts[:] = [script for script in scripts if not mentions_thebe(script)]
+    told = [f"{getattr(s, 'filename', s)} {getattr(s, 'attributes', '')}".lower() for s in scripts]
+    scripts[:] = [s for s, text in zip(scripts, told, strict=True) if "thebe" not in text]
 
 
 def offer_notebook(app, pagename, templatename, context, doctree):
@@ -43,9 +39,16 @@ def offer_notebook(app, pagename, templatename, context, doctree):
         context["body"] = button + context["body"]
 
 
+def share_visitors(app, config):
+    """Nodes registered for `html` alone are lost once any extension names `singlehtml`."""
+    handlers = app.registry.translation_handlers
+    handlers["singlehtml"] = handlers["html"] | handlers.get("singlehtml", {})
+
+
 def setup(app):
-    """Connect the two steps; late, because other extensions add their scripts first."""
+    """Connect the steps; late, because other extensions add their scripts first."""
     os.environ["LESSONS_BOOK"] = "1"  # the widgets of the lessons write themselves as HTML
+    app.connect("config-inited", share_visitors)
     app.connect("config-inited", lambda app, config: setattr(config, "mathjax_path", SCRIPT))
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", offer_notebook)
