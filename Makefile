@@ -6,7 +6,7 @@ HTML   := book/_build/html
 BUILD  := $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test test-book benchmark lab lint clean
+.PHONY: help book pdf test test-book soak benchmark lab lint clean
 
 help:  ## Say what each command does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,9 +18,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[book,test,browser,benchmark,dev]'
 	touch $@
 
-# The execution cache knows only the notebooks: drop it when the code that they call changes.
+# Sphinx and the execution cache know only the notebooks: forget what was built when the code that they call changes.
 book/_build/.code: $(wildcard lesson_utils/*.* lesson_utils/explorers/* lessons/recorded/*)
-	rm -rf book/_build/.jupyter_cache
+	rm -rf book/_build/.jupyter_cache book/_build/.doctrees
 	mkdir -p book/_build && touch $@
 
 book: $(VENV)/.ready book/_build/.code  ## Install into .venv, run every lesson, build book/_build/html (warnings are errors)
@@ -37,6 +37,10 @@ test: $(VENV)/.ready  ## Unit and property tests, then every lesson from first t
 
 test-book: $(VENV)/.ready  ## Open the built book and its PDF in Chromium and look at every page
 	$(BIN)/python -m pytest tests/browser
+
+soak: $(VENV)/.ready  ## Run each lesson with a widget 20 times in a row, to find one that hangs
+	for n in $$(seq 20); do echo "run $$n"; OMP_NUM_THREADS=1 timeout 600 $(BIN)/python -m pytest -q --nbval-lax --nbval-current-env \
+		-n 2 --dist loadfile $$(grep -l lesson_utils.widgets lessons/*.ipynb) || exit 1; done
 
 benchmark: $(VENV)/.ready  ## Compare speeds within one run (not part of the tests)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-columns=median,iqr,rounds

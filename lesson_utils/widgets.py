@@ -3,9 +3,9 @@
 `FrameSlider` turns a function that draws a figure into a figure with sliders. The
 explorers compute in the browser, in the modules of the folder `explorers`.
 
-While a book is built (the environment variable `LESSONS_BOOK` is set, as this book's
-build does), a widget displays itself as HTML that needs nothing else: a player of frames
-drawn beforehand, or the explorer's module itself. Both give that HTML on request, too.
+While a book is built (this book's build sets the environment variable `LESSONS_BOOK`),
+a widget displays itself as HTML that needs no kernel and no other file: a player of
+frames drawn beforehand, or the explorer's module itself. `.html()` gives the same text.
 """
 
 from __future__ import annotations
@@ -65,7 +65,14 @@ class FrameSlider:
 
     Examples
     --------
-    >>> FrameSlider(draw, lambda b: f"The boundary for b = {b}.", {"bias b": [0, 1, 2]})
+    The last expression of a cell shows it; `.html()` gives the player as text, for
+    any other page::
+
+        def draw(b):
+            figure, axis = plots.plane(BinaryClassifier([1, 2], b))
+            return figure
+
+        FrameSlider(draw, lambda b: f"The boundary for b = {b}.", {"bias b": [0, 1, 2]})
     """
 
     def __init__(

@@ -81,12 +81,12 @@ const STYLE = `
 .explorer svg { flex: 1 1 300px; max-width: 440px; min-width: 0; height: auto; display: block; }
 .explorer .side { flex: 1 1 250px; min-width: 0; }
 .explorer svg text { font: 17px system-ui, sans-serif; fill: ${INK}; }
-.explorer [role=slider] { cursor: grab; touch-action: none; outline: none; }
+.explorer [role=slider] { cursor: grab; outline: none; }
 .explorer [role=slider]:focus-visible .ring { stroke: ${INK}; stroke-width: 3; }
 .explorer table { border-collapse: collapse; margin: 0 0 8px; width: 100%; color: inherit; }
 .explorer tr, .explorer th, .explorer td { background: white; color: ${INK}; border: 0; }
 .explorer th { text-align: left; font-weight: normal; padding: 3px 8px 3px 0; }
-.explorer td { text-align: right; font-variant-numeric: tabular-nums; padding: 3px 0; }
+.explorer td { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; padding: 3px 0; }
 .explorer tr { border-bottom: 1px solid #d0d7de; }
 .explorer label { display: grid; grid-template-columns: 1fr auto; margin: 4px 0; color: ${INK}; }
 .explorer label.tick { grid-template-columns: auto 1fr; gap: 8px; }
@@ -176,9 +176,11 @@ export function frame(el, model, label) {
       };
       group.addEventListener("pointerdown", (event) => {
         group.setPointerCapture(event.pointerId);
-        group.focus({ focusVisible: false });
+        group.focus({ focusVisible: false, preventScroll: true });
         event.preventDefault();
       });
+      // a finger moves the point, not the page; `touch-action` does not reach into a drawing
+      group.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
       group.addEventListener("pointermove", (event) => group.hasPointerCapture(event.pointerId) && pointer(event));
       group.addEventListener("keydown", (event) => {
         const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];

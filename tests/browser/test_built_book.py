@@ -34,7 +34,7 @@ def test_lesson_has_its_title_and_figures_and_no_traceback(html, lesson):
     title = cells(lesson, "markdown")[0].splitlines()[0].removeprefix("# ")
     assert soup.h1.get_text().startswith(title)
     expected = sum(source.count("plots.show(") for source in cells(lesson, "code"))
-    figures = soup.select(".cell_output img")
+    figures = [i for i in soup.select(".cell_output img") if not i.find_parent("figure")]
     assert len(figures) == expected >= 2
     assert all(len(figure["alt"]) > 20 for figure in figures)
     assert len(soup.select(".cell_output")) > expected, "outputs other than figures are missing"
@@ -92,3 +92,43 @@ def test_next_page_leads_through_all_pages(page, address):
     for name in PAGES[1:]:
         page.locator("a.right-next").click()
         page.wait_for_url(f"**/{name}.html")
+
+
+def test_search_finds_alignment(page, address):
+    page.goto(f"{address}/search.html?q=alignment")
+    page.wait_for_selector("#search-results ul.search li")
+    found = page.locator("#search-results ul.search a").evaluate_all("a => a.map(e => e.pathname)")
+    assert any(LESSONS[0] in path for path in found)
+    assert page.complaints == []
+    assert [url for url in page.requested if not url.startswith((address, "data:"))] == []
+
+
+def test_hidden_code_opens_and_closes(page, address):
+    page.goto(f"{address}/{LESSONS[0]}.html")
+    box = page.locator("details.hide").first
+    code = box.locator("pre").first
+    assert not code.is_visible()
+    box.locator("summary").click()
+    assert code.is_visible()
+    box.locator("summary").press("Enter")
+    assert not code.is_visible()
+
+
+def test_dark_mode_by_its_button(page, address):
+    page.goto(f"{address}/{LESSONS[0]}.html")
+    seen = set()
+    for _ in range(3):
+        page.locator("button.theme-switch-button:visible").first.click()
+        seen.add(page.evaluate("document.documentElement.dataset.theme"))
+    assert seen == {"light", "dark"}
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_button_gives_the_notebook(page, address, lesson):
+    page.goto(f"{address}/{lesson}.html")
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Download notebook").click()
+    download = waiting.value
+    assert download.suggested_filename == f"{Path(lesson).name}.ipynb"
+    given = json.loads(Path(download.path()).read_text(encoding="utf-8"))
+    assert given == json.loads((ROOT / f"{lesson}.ipynb").read_text(encoding="utf-8"))
