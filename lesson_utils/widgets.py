@@ -26,7 +26,7 @@ import ipywidgets
 import traitlets
 from matplotlib.figure import Figure
 
-from . import plots
+from .plots import LEGIBLE, data_url, picture, save
 from .toy import AffineClassifier, BinaryClassifier, PlanarReLUNet
 
 FOLDER = Path(__file__).with_name("explorers")
@@ -106,18 +106,18 @@ class FrameSlider:
             )
             for name, values in self.sliders.items()
         ]
-        picture, words = ipywidgets.HTML(), ipywidgets.HTML()
+        image, words = ipywidgets.HTML(), ipywidgets.HTML()
 
         def redraw(_=None):
             values = [control.value for control in controls]
             text = self.caption(*values)
-            picture.value = plots.picture(self.draw(*values), text)
+            image.value = picture(self.draw(*values), text)
             words.value = html.escape(text)
 
         for control in controls:
             control.observe(redraw, names="value")
         redraw()
-        return ipywidgets.VBox([*controls, picture, words])
+        return ipywidgets.VBox([*controls, image, words])
 
     def html(self) -> str:
         """The player: all frames, one for each combination of values, and a script that shows them."""
@@ -150,12 +150,12 @@ class FrameSlider:
         texts = [[_shown(value) for value in values] for values in self.sliders.values()]
         content = _script({"texts": texts, "captions": captions, "frames": [None, *frames[1:]]})
         return (
-            f"<figure class='frames'><style>{_read('player.css')}</style>"
-            f'<div><img class="dark-light" style="width:{width}px;min-width:{plots.LEGIBLE * width:.0f}px" '
-            f'alt="{html.escape(captions[0])}" src="{frames[0]}"></div>{controls}<figcaption aria-live="polite">'
-            f"{html.escape(captions[0])}</figcaption>"
+            f"<div class='frames' role='group' aria-label='Figure with sliders'><style>{_read('player.css')}</style>"
+            f'<div><img class="dark-light" style="width:{width}px;min-width:{LEGIBLE * width:.0f}px" '
+            f'alt="{html.escape(captions[0])}" src="{frames[0]}"></div>{controls}<p aria-live="polite">'
+            f"{html.escape(captions[0])}</p>"
             f"<script type='application/json'>{content}</script>"
-            f"<script>{_read('player.js')}</script></figure>"
+            f"<script>{_read('player.js')}</script></div>"
         )
 
 
@@ -174,12 +174,12 @@ def _smallest(figure: Figure) -> str:
 
     pixels = io.BytesIO()
     figure.savefig(pixels, format="png", dpi=150)
-    files = [("image/svg+xml", plots.save(figure, "svg"))]
+    files = [("image/svg+xml", save(figure, "svg"))]
     for options in ({"lossless": True}, {"quality": 80}):
         buffer = io.BytesIO()
         Image.open(pixels).convert("RGB").save(buffer, format="webp", **options)
         files.append(("image/webp", buffer.getvalue()))
-    return plots.data_url(*min(files, key=lambda file: len(file[1])))
+    return data_url(*min(files, key=lambda file: len(file[1])))
 
 
 def _read(name: str) -> str:
@@ -219,7 +219,7 @@ class Explorer(anywidget.AnyWidget):
         """The explorer for a page without a kernel: its module, its present state, a stand-in model."""
         shared = set(self.trait_names(sync=True)) - set(anywidget.AnyWidget.class_trait_names())
         state = {name: getattr(self, name) for name in sorted(shared) if name[0] != "_"}
-        module = plots.data_url("text/javascript", str(self._esm).encode())
+        module = data_url("text/javascript", str(self._esm).encode())
         content = _script(state)
         name = "explorer-" + hashlib.sha256((module + content).encode()).hexdigest()[:12]
         return (
@@ -231,7 +231,7 @@ class Explorer(anywidget.AnyWidget):
 
 
 class ToyExplorer(Explorer):
-    """Linear toy model in the plane: drag x, turn z; ρ, α and ‖x‖·|cos δ| stay one number.
+    """Linear toy model in the plane: drag x, turn z; ρ, α and ``‖x‖·|cos δ|`` stay one number.
 
     Lesson 3. Source: Etmann et al. 2019, section 2.
     """

@@ -1,7 +1,7 @@
 (() => {
   const root = document.currentScript.parentElement;
   const { texts, captions, frames } = JSON.parse(root.querySelector("script").textContent);
-  const [image, caption] = [root.querySelector("img"), root.querySelector("figcaption")];
+  const [image, caption] = [root.querySelector("img"), root.querySelector("p")];
   const sliders = [...root.querySelectorAll("input")];
   frames[0] = image.src;
   const show = () => {

@@ -37,9 +37,9 @@ def test_lessons_hold_their_widgets(html):
     for lesson in LESSONS:
         code = "\n".join(cells(lesson, "code"))
         soup = BeautifulSoup((html / f"{lesson}.html").read_text(encoding="utf-8"), "html.parser")
-        assert len(soup.select("figure.frames")) == code.count("FrameSlider(")
+        assert len(soup.select(".frames")) == code.count("FrameSlider(")
         assert len(soup.select("div[id^=explorer-]")) == len(re.findall(r"^explorer$", code, re.M))
-        for player in soup.select("figure.frames"):
+        for player in soup.select(".frames"):
             assert len(str(player)) < 500_000
     assert sum((html / f"{lesson}.html").stat().st_size for lesson in LESSONS) < 15e6
 
@@ -47,10 +47,10 @@ def test_lessons_hold_their_widgets(html):
 @pytest.mark.parametrize("lesson", PLAYERS)
 def test_every_slider_of_a_player_moves_by_keyboard(page, address, lesson):
     opened(page, address, lesson)
-    for player in page.locator("figure.frames").all():
+    for player in page.locator(".frames").all():
         content = json.loads(player.locator("script[type='application/json']").text_content())
         texts, captions = content["texts"], content["captions"]
-        image, caption = player.locator("img"), player.locator("figcaption")
+        image, caption = player.locator("img"), player.locator("p")
         sliders = player.locator("input[type=range]").all()
         assert len(sliders) == len(texts)
         for slider, values in zip(sliders, texts, strict=True):
@@ -74,7 +74,7 @@ def test_every_slider_of_a_player_moves_by_keyboard(page, address, lesson):
 @pytest.mark.parametrize("lesson", PLAYERS)
 def test_every_frame_is_a_picture(page, address, lesson):
     opened(page, address, lesson)
-    sizes = page.evaluate("""() => Promise.all([...document.querySelectorAll("figure.frames")].map(async (root) => {
+    sizes = page.evaluate("""() => Promise.all([...document.querySelectorAll(".frames")].map(async (root) => {
         const { frames } = JSON.parse(root.querySelector("script").textContent);
         frames[0] = root.querySelector("img").src;
         return Promise.all(frames.map(async (src) => {
@@ -218,9 +218,9 @@ def test_widgets_work_from_a_file(page, html):
     page.locator(".explorer [data-handle=x]").press("ArrowUp")
     assert number(page, "rho") != before
     page.goto((html / f"{PLAYERS[0]}.html").as_uri())
-    source = page.locator("figure.frames img").get_attribute("src")
-    page.locator("figure.frames input").first.press("ArrowRight")
-    assert page.locator("figure.frames img").get_attribute("src") != source
+    source = page.locator(".frames img").get_attribute("src")
+    page.locator(".frames input").first.press("ArrowRight")
+    assert page.locator(".frames img").get_attribute("src") != source
     assert page.complaints == []
 
 
