@@ -35,7 +35,12 @@ test: $(VENV)/.ready  ## Unit and property tests, then every lesson from first t
 	$(BIN)/python -m pytest tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env lessons -n 2 --dist loadfile
 
-test-book: $(VENV)/.ready  ## Open the built book and its PDF in Chromium and look at every page
+AXE := tests/browser/node_modules/axe-core/axe.min.js
+$(AXE): tests/browser/package.json
+	npm install --prefix tests/browser --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error
+	touch $@
+
+test-book: $(VENV)/.ready $(AXE)  ## Look at every built page and the PDF in Chromium, and at the widgets in JupyterLab (needs npm)
 	$(BIN)/python -m pytest tests/browser
 
 soak: $(VENV)/.ready  ## Run each lesson with a widget 20 times in a row, to find one that hangs
