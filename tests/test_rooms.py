@@ -54,7 +54,15 @@ def test_core_needs_torch_and_numpy_only(room):
 
 
 def test_import_is_light():
-    heavy = ("matplotlib", "torchvision", "sklearn", "ipywidgets", "IPython")
+    heavy = (
+        "matplotlib",
+        "torchvision",
+        "sklearn",
+        "ipywidgets",
+        "IPython",
+        "safetensors",
+        "foolbox",
+    )
     code = f"import sys, lesson_utils; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
