@@ -1,48 +1,16 @@
 """`load_mnist` on small files in the official format, and on the official ones where they are."""
 
-import hashlib
-import struct
-
 import pytest
 import torch
 
 from lesson_utils import data
 from lesson_utils.data import MNIST_FILES, data_root, load_mnist
 
-TRAIN, TEST = 12, 5
 
-
-def idx(values):
-    """The idx format: two zero bytes, type (8: bytes), dimensions, sizes, content."""
-    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
-    return header + values.numpy().tobytes()
-
-
-@pytest.fixture
-def made_up(tmp_path, monkeypatch):
-    """Files of random images, entered in the table of official files."""
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(0)
-    written, table = {}, {}
-    for part, n in (("train", TRAIN), ("t10k", TEST)):
-        images = torch.randint(0, 256, (n, 28, 28), generator=generator).byte()
-        labels = torch.randint(0, 10, (n,), generator=generator).byte()
-        for name, values in (("images-idx3", images), ("labels-idx1", labels)):
-            content = idx(values)
-            (raw / f"{part}-{name}-ubyte").write_bytes(content)
-            checksum = hashlib.sha256(content).hexdigest()
-            table[f"{part}-{name}-ubyte"] = (len(content), checksum)
-            written[f"{part}-{name}"] = values
-    monkeypatch.setattr(data, "MNIST_FILES", table)
-    monkeypatch.setenv("LESSONS_DATA", str(tmp_path))
-    return raw, written
-
-
-def test_what_is_written_is_read(made_up):
-    _, written = made_up
+def test_what_is_written_is_read(made_up_mnist):
+    _, written = made_up_mnist
     loaded = load_mnist()
-    assert loaded.x_train.shape == (TRAIN, 1, 28, 28)
+    assert loaded.x_train.shape == (40, 1, 28, 28)
     assert loaded.x_train.dtype == torch.float32
     assert torch.equal((loaded.x_train[:, 0] * 255).round().byte(), written["train-images-idx3"])
     assert torch.equal((loaded.x_test[:, 0] * 255).round().byte(), written["t10k-images-idx3"])
@@ -51,8 +19,8 @@ def test_what_is_written_is_read(made_up):
     assert 0 <= loaded.x_train.min() <= loaded.x_train.max() <= 1
 
 
-def test_root_and_limit(made_up, monkeypatch):
-    raw, _ = made_up
+def test_root_and_limit(made_up_mnist, monkeypatch):
+    raw, _ = made_up_mnist
     monkeypatch.setenv("LESSONS_DATA", "/nowhere")
     few = load_mnist(raw.parents[1], limit=3)
     assert [len(part) for part in few] == [3, 3, 3, 3]
@@ -61,8 +29,8 @@ def test_root_and_limit(made_up, monkeypatch):
         load_mnist(limit=0)
 
 
-def test_missing_files_are_named_with_the_command_that_fetches_them(made_up, tmp_path):
-    raw, _ = made_up
+def test_missing_files_are_named_with_the_command_that_fetches_them(made_up_mnist, tmp_path):
+    raw, _ = made_up_mnist
     (raw / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError) as error:
         load_mnist()
@@ -72,8 +40,8 @@ def test_missing_files_are_named_with_the_command_that_fetches_them(made_up, tmp
     assert "LESSONS_DATA" in message
 
 
-def test_damaged_files_are_named(made_up):
-    raw, _ = made_up
+def test_damaged_files_are_named(made_up_mnist):
+    raw, _ = made_up_mnist
     truncated, altered = raw / "train-images-idx3-ubyte", raw / "t10k-labels-idx1-ubyte"
     size = truncated.stat().st_size
     truncated.write_bytes(truncated.read_bytes()[:-7])
@@ -86,7 +54,7 @@ def test_damaged_files_are_named(made_up):
     assert "train-labels" not in message
 
 
-def test_unofficial_files_are_refused(made_up, monkeypatch):
+def test_unofficial_files_are_refused(made_up_mnist, monkeypatch):
     monkeypatch.setattr(data, "MNIST_FILES", MNIST_FILES)
     with pytest.raises(ValueError, match="bytes instead of 47040016"):
         load_mnist()

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "models": set(),
     "data": set(),
     "training": {"geometry", "models", "data"},
+    "experiments": {"attacks", "data", "geometry", "models", "training"},
     "plots": set(),
 }
 CORE = ("gradients", "geometry", "homogeneity", "toy", "attacks")
