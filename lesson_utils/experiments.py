@@ -349,10 +349,8 @@ def summary(values, resamples: int = 1000) -> dict[str, float]:
 
 
 def _summaries(values: dict[str, Tensor]) -> dict:
-    """Accuracy, and the summary of each quantity; JSON knows no infinity: it is written as text."""
+    """Accuracy, and the summary of each quantity."""
     quantities = {k: summary(v) for k, v in values.items() if v.is_floating_point()}
-    for found in quantities.values():
-        found |= {k: str(v) for k, v in found.items() if not math.isfinite(v)}
     hits = values["prediction"] == values["label"]
     return {"accuracy": hits.double().mean().item(), "quantities": quantities}
 
@@ -376,7 +374,17 @@ def _write_record(settings: Settings, out: Path) -> None:
 
 
 def _write_json(folder: Path, record: dict) -> None:
-    write(folder / "record.json", json.dumps(record, indent=1, allow_nan=False).encode())
+    content = json.dumps(_as_text(record), indent=1, allow_nan=False)
+    write(folder / "record.json", content.encode())
+
+
+def _as_text(value):
+    """JSON knows no infinity: numbers that are not finite become text, and back on reading."""
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_model(folder: Path, name: str, settings: Settings) -> tuple[SmallNet, dict]:
