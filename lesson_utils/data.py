@@ -129,11 +129,10 @@ def load_mnist(
 
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
-    root = data_root(root)
-    raw = root / "MNIST" / "raw"
+    raw = data_root(root) / "MNIST" / "raw"
     if download and not all((raw / name).exists() for name in MNIST_FILES):
-        mnist.MNIST(root, download=True)
-    _check_mnist(root, raw)
+        mnist.MNIST(data_root(root), download=True)
+    check_mnist(root)
     parts = []
     for part in ("train", "t10k"):
         images = mnist.read_image_file(str(raw / f"{part}-images-idx3-ubyte"))[:limit]
@@ -142,12 +141,18 @@ def load_mnist(
     return Dataset(*parts)
 
 
-def _check_mnist(root: Path, raw: Path) -> None:
+def check_mnist(root: str | Path | None = None) -> Path:
+    """Folder of the MNIST files, after their sizes and checksums were compared.
+
+    Parameters, errors: as :func:`load_mnist`.
+    """
+    root = data_root(root)
+    raw = root / "MNIST" / "raw"
     fetch = f"from lesson_utils.data import load_mnist; load_mnist({str(root)!r}, download=True)"
     missing = [name for name in MNIST_FILES if not (raw / name).exists()]
     if missing:
         raise FileNotFoundError(
-            f"MNIST is not in {raw} (missing: {', '.join(missing)}). Set LESSONS_DATA to the "
+            f"MNIST is not in {raw} (not there: {', '.join(missing)}). Set LESSONS_DATA to the "
             f'folder that holds MNIST/raw, or fetch it: python -c "{fetch}"'
         )
     faults = []
@@ -162,6 +167,7 @@ def _check_mnist(root: Path, raw: Path) -> None:
             f"MNIST in {raw} is damaged: {', '.join(faults)}. Delete these files and "
             f'fetch them again: python -c "{fetch}"'
         )
+    return raw
 
 
 def _keep_classes(x: Tensor, y: Tensor, classes: Sequence[int] | None) -> tuple[Tensor, Tensor]:

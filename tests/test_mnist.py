@@ -35,7 +35,7 @@ def test_missing_files_are_named_with_the_command_that_fetches_them(made_up_mnis
     with pytest.raises(FileNotFoundError) as error:
         load_mnist()
     message = str(error.value)
-    assert "missing: t10k-labels-idx1-ubyte)" in message
+    assert "not there: t10k-labels-idx1-ubyte)" in message
     assert f"load_mnist({str(tmp_path)!r}, download=True)" in message
     assert "LESSONS_DATA" in message
 
@@ -63,7 +63,7 @@ def test_unofficial_files_are_refused(made_up_mnist, monkeypatch):
 def test_official_files():
     """Facts about the real data where the machine has it, and the refusal where not."""
     if not (data_root() / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
-        with pytest.raises(FileNotFoundError, match="missing"):
+        with pytest.raises(FileNotFoundError, match="not there"):
             load_mnist()
         return
     loaded = load_mnist()

@@ -114,12 +114,10 @@ def test_environment_report():
     assert "missing" not in report
 
 
-def test_environment_report_says_how_to_get_data_and_finds_it(tmp_path, monkeypatch):
+def test_environment_report_says_how_to_get_data_and_finds_it(made_up_mnist, monkeypatch):
     from lesson_utils.__main__ import report
 
-    monkeypatch.setenv("LESSONS_DATA", str(tmp_path))
-    assert "download=True" in report()
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    (raw / "train-images-idx3-ubyte").touch()
+    raw, _ = made_up_mnist
     assert f"found in {raw}" in report()
+    monkeypatch.setenv("LESSONS_DATA", "/nowhere")
+    assert "load_mnist('/nowhere', download=True)" in report()
