@@ -70,38 +70,22 @@ class Settings(Recipe):
 PRESETS = {
     # seconds
     "digits": Settings(
-        data="digits",
-        train_images=1297,
-        strengths=(0.0, 0.03, 0.1, 0.3),
-        epochs=20,
-        learning_rate=0.1,
-        decay_every=15,
-        images=500,
-        attack_images=20,
-        cw_rounds=4,
-        cw_steps=50,
+        data="digits", train_images=1297, strengths=(0.0, 0.03, 0.1, 0.3),
+        epochs=20, learning_rate=0.1, decay_every=15,
+        images=500, attack_images=20, cw_rounds=4, cw_steps=50,
     ),
     # minutes on a CPU
     "mnist-quick": Settings(
-        train_images=6000,
-        strengths=(0.0, 0.1, 1.0, 10.0, 30.0),
-        epochs=5,
-        learning_rate=0.05,
-        decay_every=4,
-        attack_images=50,
-        cw_rounds=5,
-        cw_steps=100,
+        train_images=6000, strengths=(0.0, 0.1, 1.0, 10.0, 30.0),
+        epochs=5, learning_rate=0.05, decay_every=4,
+        attack_images=50, cw_rounds=5, cw_steps=100,
     ),
     # the paper's, for a GPU
     "mnist": Settings(
-        strengths=(
-            *(0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0),
-            *(2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0),
-        ),
-        seeds=(0, 1, 2),
-        repeated=(0.0, 1.0),
+        strengths=(0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0),
+        seeds=(0, 1, 2), repeated=(0.0, 1.0),
     ),
-}
+}  # fmt: skip
 """The experiments."""
 
 
@@ -187,12 +171,8 @@ def _attacks(settings: Settings) -> dict[str, Callable[[nn.Module, Tensor], Atta
             f"DeepFool and Carlini-Wagner are foolbox's, and {error.name} is missing: "
             "pip install -c constraints.txt -e '.[lessons,crosscheck]'"
         ) from error
-    carlini_wagner = L2CarliniWagnerAttack(
-        binary_search_steps=settings.cw_rounds,
-        steps=settings.cw_steps,
-        stepsize=0.01,
-        initial_const=1.0,
-    )
+    rounds, steps = settings.cw_rounds, settings.cw_steps
+    carlini_wagner = L2CarliniWagnerAttack(rounds, steps, stepsize=1 / steps, initial_const=1.0)
     return {
         "gradient": line_search,
         "pgd": projected_gradient,
@@ -278,19 +258,12 @@ def _train_group(group, data: Dataset, settings: Settings, out: Path, progress: 
     checkpoint = out / "state" / f"{names[0]}.training.safetensors"
     targets = [out / "models" / f"{name}.safetensors" for name in names]
     if not all(target.exists() for target in targets):
+        x, y = data.x_train, data.y_train
         strengths, seeds = zip(*group, strict=True)
-        models = [_network(settings, seed).to(data.x_train.device) for seed in seeds]
+        models = [_network(settings, seed).to(x.device) for seed in seeds]
+        options = {"recipe": settings, "checkpoint": checkpoint, "progress": progress}
         _precision(settings.tf32)
-        histories = train(
-            models,
-            data.x_train,
-            data.y_train,
-            strengths=strengths,
-            seeds=seeds,
-            recipe=settings,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
+        histories = train(models, x, y, strengths=strengths, seeds=seeds, **options)
         _note_time(out, "training", " ".join(names), histories[0].seconds)
         for model, history, target in zip(models, histories, targets, strict=True):
             story = json.dumps({"losses": history.losses, "diverged": history.diverged})
@@ -500,11 +473,7 @@ def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lesson_utils.experiments",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser("python -m lesson_utils.experiments", description=__doc__)
     commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
     look = argparse.ArgumentDefaultsHelpFormatter
     for name, preset in PRESETS.items():

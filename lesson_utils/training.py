@@ -175,6 +175,8 @@ def train(
         `models`, `strengths` and `seeds` are not of one length ≥ 1, a strength is
         negative, or the checkpoint is of another training.
     """
+    from tqdm.auto import tqdm
+
     if not len(models) == len(strengths) == len(seeds) >= 1:
         raise ValueError("train needs at least one model, and one strength and one seed a model")
     if not all(strength >= 0 for strength in strengths):
@@ -188,11 +190,14 @@ def train(
     )
     identity = json.dumps([asdict(recipe), list(strengths), list(seeds), len(x)])
     epochs = _resume(checkpoint, identity, team.parameters, optimizer)  # rows: seconds, losses
-    title = f"λ = {', '.join(map(str, strengths))}"
-    with (
-        torch.random.fork_rng(devices=[x.device] if x.is_cuda else []),
-        _bar(recipe, x, len(epochs), title, progress) as bar,
-    ):
+    batches = math.ceil(len(x) / recipe.batch_size)
+    bar = tqdm(
+        desc=f"λ = {', '.join(map(str, strengths))}"[:40],
+        total=recipe.epochs * batches,
+        initial=len(epochs) * batches,
+        disable=not progress,
+    )
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), bar:
         while len(epochs) < recipe.epochs and not _all_diverged(epochs):
             began = time.perf_counter()
             order = _start_epoch(len(epochs), seeds, len(x)).to(x.device)
@@ -279,15 +284,6 @@ def _all_diverged(epochs: list[list[float]]) -> bool:
 def _history(losses: list[float], seconds: float) -> History:
     diverged = next((e for e, loss in enumerate(losses) if not math.isfinite(loss)), None)
     return History(losses[:diverged], diverged, seconds)
-
-
-def _bar(recipe: Recipe, x: Tensor, done: int, title: str, progress: bool):
-    from tqdm.auto import tqdm
-
-    batches = math.ceil(len(x) / recipe.batch_size)
-    steps, initial = recipe.epochs * batches, done * batches
-    title = title if len(title) < 40 else title[:39] + "…"
-    return tqdm(total=steps, initial=initial, desc=title, unit="step", disable=not progress)
 
 
 def write(path: Path, content: bytes) -> None:
