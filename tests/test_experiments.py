@@ -281,50 +281,64 @@ from lesson_utils.experiments import Settings, run
 torch.set_num_threads(1)
 
 
-def attempt(settings, out, seconds):
+def written(folder):
+    files = []
+    for path in (*folder.rglob("*.json"), *folder.rglob("*.safetensors")):
+        try:
+            files.append((str(path.relative_to(folder)), path.stat().st_mtime_ns))
+        except FileNotFoundError:  # replaced at this moment
+            pass
+    return set(files)
+
+
+def attempt(settings, folder, writes, delay):
+    # run; kill it some seconds after it has written so many files
     child = os.fork()  # imports are done: the time is spent in the experiment
     if child == 0:
         status = 1
         try:
-            run(settings, out)
+            run(settings, folder)
             status = 0
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    seen = written(folder)
+    while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             assert status == 0
             return True
+        now = written(folder)
+        writes -= len(now - seen)
+        seen |= now
+        if writes <= 0:
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return False
         time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return False
 
 
-settings, folder, shares = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+settings, folder, kills = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 settings = Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
-began = time.monotonic()
-assert attempt(settings, folder / "whole", 300)
-whole = time.monotonic() - began
-kills = []
-while not attempt(settings, folder / "killed", whole * shares.pop(0)):
-    found = (folder / "killed").rglob("*.safetensors")
-    kills.append([str(path.relative_to(folder / "killed")) for path in found])
-print(json.dumps(kills))
+assert attempt(settings, folder / "whole", 1e9, 0)
+found = []
+while not attempt(settings, folder / "killed", *kills.pop(0)):
+    files = (folder / "killed").rglob("*.safetensors")
+    found.append([str(path.relative_to(folder / "killed")) for path in files])
+print(json.dumps(found))
 """
 
 
 def test_killed_at_random_points_it_ends_in_the_same_record(tmp_path):
-    """Two models trained together, then one alone; kills by the share of the time of a whole run."""
+    """Two models trained together, then one alone; about eighty files are written in a run."""
     change = {"epochs": 35, "decay_every": 20, "attack_images": 1, "together": 2}
     settings = replace(TINY, strengths=(0.0, 0.1, 0.3), **change)
     dice = random.Random(0)
-    shares = [0.1, *(dice.uniform(0.02, 0.25) for _ in range(9)), 100]
+    strikes = [(dice.randint(2, 15), dice.uniform(0, 0.1)) for _ in range(10)] + [(1e9, 0)]
     script = [sys.executable, "-c", ATTEMPTS]
-    arguments = [json.dumps(asdict(settings)), str(tmp_path), json.dumps(shares)]
+    arguments = [json.dumps(asdict(settings)), str(tmp_path), json.dumps(strikes)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
         [*script, *arguments], capture_output=True, text=True, check=False, env=environment
