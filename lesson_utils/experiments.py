@@ -421,9 +421,14 @@ def load_model(folder: str | Path, strength: float, seed: int = 0) -> SmallNet:
     ------
     FileNotFoundError
         There is no record, or it comes without this model: the message names those it has.
+    ValueError
+        The training of this model diverged.
     """
-    settings = _settings(load_record(folder))
-    return _read_model(Path(folder), _name(strength, seed), settings)[0]
+    name = _name(strength, seed)
+    model, history = _read_model(Path(folder), name, _settings(load_record(folder)))
+    if history["diverged"] is not None:
+        raise ValueError(f"the training of {name} diverged in epoch {history['diverged']}")
+    return model
 
 
 def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str, Tensor]:
@@ -431,11 +436,19 @@ def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str
 
     Tensors `(images,)`, or `(attack_images,)` for an attack: its distance from each image, in
     the L2 units of x, +inf where it failed. Also `label`, the true class.
+
+    Raises
+    ------
+    KeyError
+        The record has no values of such a network, or it diverged.
     """
     from safetensors.torch import load_file
 
     start, values = _name(strength, seed) + "/", load_file(Path(folder) / "samples.safetensors")
-    return {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
+    found = {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
+    if not found:
+        raise KeyError(f"{folder} has no values of {start[:-1]}: never trained, or diverged")
+    return found
 
 
 def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -> dict:

@@ -170,7 +170,10 @@ def test_a_diverged_model_is_recorded_and_the_sweep_goes_on(tmp_path):
     assert "accuracy" not in bad
     assert good["diverged"] is None
     assert good["accuracy"] > 0
-    assert load_samples(tmp_path, 1e30) == {}
+    with pytest.raises(KeyError, match="diverged"):
+        load_samples(tmp_path, 1e30)
+    with pytest.raises(ValueError, match="diverged in epoch"):
+        load_model(tmp_path, 1e30)
 
 
 def test_settings_are_checked_before_anything_is_done(tmp_path, monkeypatch):
