@@ -1,7 +1,7 @@
 """Helpers of the book *Robustness and Saliency*.
 
 Importing this package loads torch and numpy only. The rooms with heavier needs are
-imported by name: `lesson_utils.data`, `models`, `plots`, `training`.
+imported by name: `lesson_utils.data`, `experiments`, `models`, `plots`, `training`.
 """
 
 from .attacks import AttackResult, minimal_l2

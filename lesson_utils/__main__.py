@@ -8,7 +8,7 @@ from importlib import metadata
 import torch
 
 from . import __version__
-from .data import data_root
+from .data import check_mnist
 
 PACKAGES = (
     "numpy",
@@ -18,6 +18,7 @@ PACKAGES = (
     "matplotlib",
     "ipywidgets",
     "jupyterlab",
+    "safetensors",
 )
 
 
@@ -37,12 +38,10 @@ def _device() -> str:
 
 
 def _mnist() -> str:
-    root = data_root()
-    raw = root / "MNIST" / "raw"
-    if any((raw / f"train-images-idx3-ubyte{end}").exists() for end in ("", ".gz")):
-        return f"found in {raw}"
-    command = f"from torchvision.datasets import MNIST; MNIST({str(root)!r}, download=True)"
-    return f'not found in {raw} (no lesson needs it yet); get it: python -c "{command}"'
+    try:
+        return f"found in {check_mnist()}"
+    except (FileNotFoundError, ValueError) as error:
+        return f"no lesson needs it yet; {error}"
 
 
 def report() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,14 @@ from torch import Tensor
 
 SPLIT_SEED = 0
 """Seed of the fixed train/test split."""
+
+MNIST_FILES = {
+    "train-images-idx3-ubyte": (47_040_016, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+    "train-labels-idx1-ubyte": (60_008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+    "t10k-images-idx3-ubyte": (7_840_016, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+    "t10k-labels-idx1-ubyte": (10_008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+}  # fmt: skip
+"""Bytes and SHA-256 of the official files, uncompressed. Tests put their own files in this table."""
 
 
 class Dataset(NamedTuple):
@@ -68,6 +77,85 @@ def load_digits(
     for index in (train, test):
         parts += _keep_classes(x[index], y[index], classes)
     return Dataset(*parts)
+
+
+def load_mnist(
+    root: str | Path | None = None, *, download: bool = False, limit: int | None = None
+) -> Dataset:
+    """The 60,000 and 10,000 handwritten digits of MNIST, 28×28 pixels.
+
+    The files are read by torchvision from `root/MNIST/raw`, after their sizes and checksums
+    were compared with those of the official ones.
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        By default the folder of :func:`data_root`.
+    download : bool
+        Fetch what is missing (about 11 MB) with torchvision; needs a network.
+    limit : int, optional
+        Keep the first `limit` images of either part.
+
+    Returns
+    -------
+    Dataset
+        Images `(n, 1, 28, 28)`, float32.
+
+    Raises
+    ------
+    FileNotFoundError
+        Files are missing; the message holds the command that fetches them.
+    ValueError
+        Files are truncated or altered; the message names them. Also for `limit < 1`.
+
+    References
+    ----------
+    LeCun, Bottou, Bengio, Haffner, *Gradient-based learning applied to document
+    recognition*, Proceedings of the IEEE 1998.
+    """
+    from torchvision.datasets import mnist
+
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    raw = data_root(root) / "MNIST" / "raw"
+    if download and not all((raw / name).exists() for name in MNIST_FILES):
+        mnist.MNIST(data_root(root), download=True)
+    check_mnist(root)
+    parts = []
+    for part in ("train", "t10k"):
+        images = mnist.read_image_file(str(raw / f"{part}-images-idx3-ubyte"))[:limit]
+        labels = mnist.read_label_file(str(raw / f"{part}-labels-idx1-ubyte"))[:limit]
+        parts += [images.unsqueeze(1).float() / 255, labels]
+    return Dataset(*parts)
+
+
+def check_mnist(root: str | Path | None = None) -> Path:
+    """Folder of the MNIST files, after their sizes and checksums were compared.
+
+    Parameters, errors: as :func:`load_mnist`.
+    """
+    root = data_root(root)
+    raw = root / "MNIST" / "raw"
+    fetch = f"from lesson_utils.data import load_mnist; load_mnist({str(root)!r}, download=True)"
+    missing = [name for name in MNIST_FILES if not (raw / name).exists()]
+    if missing:
+        raise FileNotFoundError(
+            f"MNIST is not in {raw} (not there: {', '.join(missing)}). Set LESSONS_DATA to the "
+            f'folder that holds MNIST/raw, or fetch it: python -c "{fetch}"'
+        )
+    faults = []
+    for name, (size, checksum) in MNIST_FILES.items():
+        content = (raw / name).read_bytes()
+        if len(content) != size:
+            faults.append(f"{name} ({len(content)} bytes instead of {size})")
+        elif hashlib.sha256(content).hexdigest() != checksum:
+            faults.append(f"{name} (other content: its SHA-256 is not the official one)")
+    if faults:
+        raise ValueError(
+            f"MNIST in {raw} is damaged: {', '.join(faults)}. Delete these files and "
+            f'fetch them again: python -c "{fetch}"'
+        )
+    return raw
 
 
 def _keep_classes(x: Tensor, y: Tensor, classes: Sequence[int] | None) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ MAY_IMPORT = {
     "models": set(),
     "data": set(),
     "training": {"geometry", "models", "data"},
+    "experiments": {"attacks", "data", "geometry", "models", "training"},
     "plots": set(),
     "widgets": {"plots", "toy"},
 }
@@ -55,7 +56,15 @@ def test_core_needs_torch_and_numpy_only(room):
 
 
 def test_import_is_light():
-    heavy = ("matplotlib", "torchvision", "sklearn", "ipywidgets", "IPython")
+    heavy = (
+        "matplotlib",
+        "torchvision",
+        "sklearn",
+        "ipywidgets",
+        "IPython",
+        "safetensors",
+        "foolbox",
+    )
     code = f"import sys, lesson_utils; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -106,12 +115,10 @@ def test_environment_report():
     assert "missing" not in report
 
 
-def test_environment_report_says_how_to_get_data_and_finds_it(tmp_path, monkeypatch):
+def test_environment_report_says_how_to_get_data_and_finds_it(made_up_mnist, monkeypatch):
     from lesson_utils.__main__ import report
 
-    monkeypatch.setenv("LESSONS_DATA", str(tmp_path))
-    assert "download=True" in report()
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    (raw / "train-images-idx3-ubyte").touch()
+    raw, _ = made_up_mnist
     assert f"found in {raw}" in report()
+    monkeypatch.setenv("LESSONS_DATA", "/nowhere")
+    assert "load_mnist('/nowhere', download=True)" in report()

@@ -1,0 +1,531 @@
+"""The paper's protocol, end to end: train a network for each λ, measure it, keep a record.
+
+A record is a folder: `record.json` (settings, provenance, a summary of each model),
+`samples.safetensors` (every measured value of every image), `models/` (weights) and `state/`
+(what an interrupted run continues from; it may be deleted when the record is there).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .attacks import AttackResult, by_foolbox, line_search, minimal_l2, projected_gradient
+from .data import Dataset, load_digits, load_mnist
+from .geometry import measure
+from .models import SmallNet
+from .training import Recipe, train, write
+
+SCHEMA = 1
+"""Version of the layout of `record.json`."""
+
+LOADERS = {"digits": load_digits, "mnist": load_mnist}
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "foolbox")
+
+
+def _setting(default, text: str):
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Settings(Recipe):
+    """All that decides about a record beside the code and the machine; the recipe included."""
+
+    data: str = _setting("mnist", "data set: digits or mnist")
+    train_images: int = _setting(60_000, "train on the first so many images")
+    strengths: tuple[float, ...] = _setting((0.0,), "values of λ, in the per-sample convention")
+    seeds: tuple[int, ...] = _setting((0,), "seeds of weights, order of images, and dropout")
+    repeated: tuple[float, ...] = _setting((), "those λ that are trained with every seed")
+    together: int = _setting(1, "models that are trained at once, as one batched network")
+    tf32: bool = _setting(False, "on a GPU: train with TF32 (measurements never use it)")
+    images: int = _setting(1000, "measure on the first so many test images")
+    attack_images: int = _setting(1000, "attack the first so many of them")
+    cw_rounds: int = _setting(9, "Carlini-Wagner: values of its constant")
+    cw_steps: int = _setting(200, "Carlini-Wagner: steps of Adam for each of them")
+
+    def models(self) -> list[tuple[float, int]]:
+        """Pairs (λ, seed): every λ with the first seed, the repeated ones with all."""
+        first, *others = self.seeds
+        plan = [(strength, first) for strength in self.strengths]
+        return plan + [(strength, seed) for seed in others for strength in self.repeated]
+
+
+PRESETS = {
+    # seconds
+    "digits": Settings(
+        data="digits", train_images=1297, strengths=(0.0, 0.03, 0.1, 0.3),
+        epochs=20, learning_rate=0.1, decay_every=15,
+        images=500, attack_images=20, cw_rounds=4, cw_steps=50,
+    ),
+    # minutes on a CPU
+    "mnist-quick": Settings(
+        train_images=6000, strengths=(0.0, 0.1, 1.0, 10.0, 30.0),
+        epochs=5, learning_rate=0.05, decay_every=4,
+        attack_images=50, cw_rounds=5, cw_steps=100,
+    ),
+    # the paper's, for a GPU
+    "mnist": Settings(
+        strengths=(0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0),
+        seeds=(0, 1, 2), repeated=(0.0, 1.0),
+    ),
+}  # fmt: skip
+"""The experiments."""
+
+
+def run(
+    settings: Settings,
+    out: str | Path,
+    *,
+    device: str = "cpu",
+    progress: bool = False,
+    command: str | None = None,
+) -> dict:
+    """Train and measure all models of an experiment, and write its record.
+
+    May be killed at any moment: started again with the same settings it continues, and on a
+    CPU it ends in the same record bit for bit (`provenance.timing` apart).
+
+    Parameters
+    ----------
+    settings : Settings
+        E.g. `PRESETS["digits"]`, or `dataclasses.replace(PRESETS["digits"], seeds=(1,))`.
+    out : str or Path
+        Folder of the record.
+    device : str
+        A PyTorch device. A record that was continued elsewhere names all its machines.
+    progress : bool
+        Show progress bars.
+    command : str, optional
+        For the record: what the user typed.
+
+    Returns
+    -------
+    dict
+        As :func:`load_record`.
+
+    Raises
+    ------
+    ValueError
+        A setting is out of range, or `out` holds an experiment with other settings or images.
+    ModuleNotFoundError
+        foolbox is missing.
+    FileNotFoundError
+        The data set is missing; see :func:`lesson_utils.data.load_mnist`.
+    """
+    _check(settings)
+    _attacks(settings)  # complains now, and not after the training, if foolbox is missing
+    out, data = Path(out), _load(settings)
+    _begin(settings, out, data, device, command)
+    data = Dataset(*(part.to(device) for part in data))
+    plan = settings.models()
+    for first in range(0, len(plan), settings.together):
+        group = plan[first : first + settings.together]
+        _train_group(group, data, settings, out, progress)
+        for strength, seed in group:
+            _measure_model(_name(strength, seed), data, settings, out)
+    _write_record(settings, out)
+    return load_record(out)
+
+
+def _name(strength: float, seed: int) -> str:
+    return f"strength-{strength:g}-seed-{seed}"
+
+
+def _check(settings: Settings) -> None:
+    if settings.data not in LOADERS:
+        raise ValueError(f"data must be one of {', '.join(LOADERS)}, got {settings.data!r}")
+    if not settings.strengths or not settings.seeds:
+        raise ValueError("strengths and seeds must name at least one value each")
+    if not set(settings.repeated) <= set(settings.strengths):
+        raise ValueError(f"repeated must be strengths of the sweep, got {settings.repeated}")
+    for name, value in asdict(settings).items():
+        if type(value) is int and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    if settings.attack_images > settings.images:
+        raise ValueError("attack_images are the first of images: there cannot be more of them")
+
+
+def _attacks(settings: Settings) -> dict[str, Callable[[nn.Module, Tensor], AttackResult]]:
+    """Upper bounds of ρ over all of R^d, by name."""
+    try:
+        from foolbox.attacks import L2CarliniWagnerAttack, L2DeepFoolAttack
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"DeepFool and Carlini-Wagner are foolbox's, and {error.name} is missing: "
+            "pip install -c constraints.txt -e '.[lessons,crosscheck]'"
+        ) from error
+    rounds, steps = settings.cw_rounds, settings.cw_steps
+    carlini_wagner = L2CarliniWagnerAttack(rounds, steps, stepsize=1 / steps, initial_const=1.0)
+    return {
+        "gradient": line_search,
+        "pgd": projected_gradient,
+        "deepfool": partial(by_foolbox, L2DeepFoolAttack()),
+        "carlini_wagner": partial(by_foolbox, carlini_wagner),
+        "minimal_l2": minimal_l2,
+    }
+
+
+def _load(settings: Settings) -> Dataset:
+    data = LOADERS[settings.data]()
+    n, m = settings.train_images, settings.images
+    if n > len(data.x_train) or m > len(data.x_test):
+        raise ValueError(
+            f"{settings.data} has {len(data.x_train)} training and {len(data.x_test)} test images: "
+            f"train_images = {n} or images = {m} is too large"
+        )
+    return Dataset(data.x_train[:n], data.y_train[:n], data.x_test[:m], data.y_test[:m])
+
+
+def _begin(settings: Settings, out: Path, data: Dataset, device: str, command) -> None:
+    """Note settings and provenance at the first start; compare them when a run continues."""
+    path, digest = out / "state" / "run.json", hashlib.sha256()
+    for part in data:
+        digest.update(part.contiguous().numpy().tobytes())
+    asked = json.loads(json.dumps({**asdict(settings), "data_sha256": digest.hexdigest()}))
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    state = {"settings": asked, "command": command, "environments": [], "timing": {"began": began}}
+    if path.exists():
+        state = json.loads(path.read_text())
+        old = state["settings"]
+        changed = [f"{key} = {old.get(key)}" for key in asked if old.get(key) != asked[key]]
+        if changed:
+            raise ValueError(
+                f"{out} holds an experiment with other settings ({', '.join(changed)}): "
+                "continue with these, or choose another folder"
+            )
+    environment = _environment(device)
+    if environment not in state["environments"]:
+        state["environments"].append(environment)
+    write(path, json.dumps(state, indent=1).encode())
+
+
+def _environment(device: str) -> dict:
+    """Code, packages and machine."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        code = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        code = "not under version control"
+    cuda = torch.device(device).type == "cuda"
+    return {
+        "code": f"{sys.modules[__package__].__version__} ({code})",
+        "python": platform.python_version(),
+        "packages": {package: metadata.version(package) for package in PACKAGES},
+        "device": torch.cuda.get_device_name(device) if cuda else f"{device} {platform.machine()}",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _note_time(out: Path, what: str, name: str, seconds: float) -> None:
+    path = out / "state" / "run.json"
+    state = json.loads(path.read_text())
+    state["timing"].setdefault(what, {})[name] = round(seconds, 3)
+    write(path, json.dumps(state, indent=1).encode())
+
+
+def _network(settings: Settings, seed: int = 0) -> SmallNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SmallNet((1, 8, 8) if settings.data == "digits" else (1, 28, 28))
+
+
+def _precision(tf32: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def _train_group(group, data: Dataset, settings: Settings, out: Path, progress: bool) -> None:
+    """Train the models of a group and write their weights, unless that is done."""
+    from safetensors.torch import save
+
+    names = [_name(*one) for one in group]
+    checkpoint = out / "state" / f"{names[0]}.training.safetensors"
+    targets = [out / "models" / f"{name}.safetensors" for name in names]
+    if not all(target.exists() for target in targets):
+        x, y = data.x_train, data.y_train
+        strengths, seeds = zip(*group, strict=True)
+        models = [_network(settings, seed).to(x.device) for seed in seeds]
+        options = {"recipe": settings, "checkpoint": checkpoint, "progress": progress}
+        _precision(settings.tf32)
+        histories = train(models, x, y, strengths=strengths, seeds=seeds, **options)
+        _note_time(out, "training", " ".join(names), histories[0].seconds)
+        for model, history, target in zip(models, histories, targets, strict=True):
+            story = json.dumps({"losses": history.losses, "diverged": history.diverged})
+            weights = {key: value.contiguous() for key, value in model.state_dict().items()}
+            write(target, save(weights, metadata={"history": story}))
+    checkpoint.unlink(missing_ok=True)
+
+
+def _measure_model(name: str, data: Dataset, settings: Settings, out: Path) -> None:
+    """Write every value of every image for one model, unless that is done or it diverged."""
+    from safetensors.torch import save
+
+    path = out / "state" / f"{name}.samples.safetensors"
+    model, history = _read_model(out, name, settings)
+    if path.exists() or history["diverged"] is not None:
+        return
+    began = time.perf_counter()
+    _precision(tf32=False)
+    values = _samples(model.to(data.x_test.device), data)
+    few = data.x_test[: settings.attack_images]
+    for attack_name, attack in _attacks(settings).items():
+        values[attack_name] = attack(model, few).distance.cpu()
+    write(path, save(values))
+    _note_time(out, "measuring", name, time.perf_counter() - began)
+
+
+def _samples(model: nn.Module, data: Dataset) -> dict[str, Tensor]:
+    measured = measure(model, data.x_test).to_dict()
+    return {"label": data.y_test.cpu(), **{k: torch.as_tensor(v) for k, v in measured.items()}}
+
+
+def summary(values, resamples: int = 1000) -> dict[str, float]:
+    """Median with a 95 % interval, by a bootstrap of fixed seed.
+
+    Parameters
+    ----------
+    values : array-like, `(n,)`
+        +inf (a failed attack) counts as the largest value; NaN (undefined) is left out.
+    resamples : int
+
+    Returns
+    -------
+    dict
+        `median`, `low`, `high`, the number of `images` that counted, and the share of
+        `finite` values among them: the success rate of an attack.
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return {"median": np.nan, "low": np.nan, "high": np.nan, "images": 0, "finite": np.nan}
+    drawn = np.random.default_rng(0).integers(len(values), size=(resamples, len(values)))
+    medians = np.median(values[drawn], axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975], method="inverted_cdf").tolist()
+    middle, finite = float(np.median(values)), float(np.isfinite(values).mean())
+    return {"median": middle, "low": low, "high": high, "images": len(values), "finite": finite}
+
+
+def _summaries(values: dict[str, Tensor]) -> dict:
+    """Accuracy, and the summary of each quantity."""
+    quantities = {k: summary(v) for k, v in values.items() if v.is_floating_point()}
+    hits = values["prediction"] == values["label"]
+    return {"accuracy": hits.double().mean().item(), "quantities": quantities}
+
+
+def _write_record(settings: Settings, out: Path) -> None:
+    from safetensors.torch import load_file, save
+
+    models, merged = [], {}
+    for strength, seed in settings.models():
+        name = _name(strength, seed)
+        _, history = _read_model(out, name, settings)
+        models.append({"name": name, "strength": strength, "seed": seed, **history})
+        if history["diverged"] is None:
+            values = load_file(out / "state" / f"{name}.samples.safetensors")
+            models[-1] |= _summaries(values)
+            merged |= {f"{name}/{key}": value for key, value in values.items()}
+    write(out / "samples.safetensors", save(merged))
+    provenance = json.loads((out / "state" / "run.json").read_text())
+    record = {"schema": SCHEMA, "settings": provenance.pop("settings"), "provenance": provenance}
+    _write_json(out, {**record, "models": models})
+
+
+def _write_json(folder: Path, record: dict) -> None:
+    content = json.dumps(_as_text(record), indent=1, allow_nan=False)
+    write(folder / "record.json", content.encode())
+
+
+def _as_text(value):
+    """JSON knows no infinity: numbers that are not finite become text, and back on reading."""
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_model(folder: Path, name: str, settings: Settings) -> tuple[SmallNet, dict]:
+    from safetensors import safe_open
+
+    path, model = folder / "models" / f"{name}.safetensors", _network(settings)
+    if not path.exists():
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.safetensors")))
+        raise FileNotFoundError(f"{folder} has no weights of {name}, only of: {there}")
+    with safe_open(path, "pt") as stored:
+        model.load_state_dict({key: stored.get_tensor(key) for key in model.state_dict()})
+        return model.eval(), json.loads(stored.metadata()["history"])
+
+
+def load_record(folder: str | Path) -> dict:
+    """Read `record.json` of a record.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    dict
+        `schema`, `settings`, `provenance` and `models`: a list of dicts with `name`,
+        `strength`, `seed`, `losses` (one an epoch), `diverged` (an epoch, or None) and, unless
+        it diverged, `accuracy` and `quantities`: each field of `Measurements` and each attack,
+        as returned by :func:`summary`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder has no record, or not yet.
+    ValueError
+        The record is of another version of this package.
+    """
+    path = Path(folder) / "record.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder} has no finished record: see python -m lesson_utils.experiments --help"
+        )
+
+    def numbers(pairs):
+        return {k: float(v) if v in ("inf", "nan") else v for k, v in pairs}
+
+    record = json.loads(path.read_text(), object_pairs_hook=numbers)
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"{path} has schema {record['schema']}, this package reads {SCHEMA}")
+    return record
+
+
+def _settings(record: dict) -> Settings:
+    known = {item.name: record["settings"][item.name] for item in fields(Settings)}
+    return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+
+
+def load_model(folder: str | Path, strength: float, seed: int = 0) -> SmallNet:
+    """A network of a record, in eval mode, float32 on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no record, or it comes without this model: the message names those it has.
+    ValueError
+        The training of this model diverged.
+    """
+    name = _name(strength, seed)
+    model, history = _read_model(Path(folder), name, _settings(load_record(folder)))
+    if history["diverged"] is not None:
+        raise ValueError(f"the training of {name} diverged in epoch {history['diverged']}")
+    return model
+
+
+def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str, Tensor]:
+    """Every measured value of one network of a record, by quantity.
+
+    Tensors `(images,)`, or `(attack_images,)` for an attack: its distance from each image, in
+    the L2 units of x, +inf where it failed. Also `label`, the true class.
+
+    Raises
+    ------
+    KeyError
+        The record has no values of such a network, or it diverged.
+    """
+    from safetensors.torch import load_file
+
+    start, values = _name(strength, seed) + "/", load_file(Path(folder) / "samples.safetensors")
+    found = {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
+    if not found:
+        raise KeyError(f"{folder} has no values of {start[:-1]}: never trained, or diverged")
+    return found
+
+
+def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -> dict:
+    """Copy a record with the weights of a few models only, in half precision.
+
+    What the rounding does to these is measured, and noted with each as `half`: accuracy and
+    quantities as in the record, attacks apart.
+
+    Parameters
+    ----------
+    folder, target : str or Path
+    strengths : sequence of float
+        λ of the models to be copied, of the first seed.
+
+    Returns
+    -------
+    dict
+        The new record.
+    """
+    from safetensors.torch import save
+
+    folder, target, record = Path(folder), Path(target), load_record(folder)
+    settings = _settings(record)
+    data = _load(settings)
+    for strength in strengths:
+        name = _name(strength, settings.seeds[0])
+        model, history = _read_model(folder, name, settings)
+        content = save(model.half().state_dict(), metadata={"history": json.dumps(history)})
+        write(target / "models" / f"{name}.safetensors", content)
+        entry = next(one for one in record["models"] if one["name"] == name)
+        entry["half"] = _summaries(_samples(model.float(), data))
+    write(target / "samples.safetensors", (folder / "samples.safetensors").read_bytes())
+    _write_json(target, record)
+    return record
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m lesson_utils.experiments", description=__doc__)
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+    look = argparse.ArgumentDefaultsHelpFormatter
+    for name, preset in PRESETS.items():
+        text = f"{len(preset.models())} models on {preset.data}, {preset.epochs} epochs"
+        command = commands.add_parser(name, help=text, description=text, formatter_class=look)
+        command.add_argument("--out", required=True, type=Path, help="folder of the record")
+        command.add_argument("--device", default="cpu", help="a PyTorch device, such as cuda")
+        command.add_argument("--quiet", action="store_true", help="no progress bars")
+        for item in fields(preset):
+            default = getattr(preset, item.name)
+            kind = {"type": type(default)}
+            if isinstance(default, tuple):
+                kind = {"type": type((*default, 0.0)[0]), "nargs": "*"}
+            elif default is False:
+                kind = {"action": "store_true"}
+            flag, text = "--" + item.name.replace("_", "-"), item.metadata.get("help", "see Recipe")
+            command.add_argument(flag, default=default, help=text, **kind)
+    command = commands.add_parser("export", help="copy a record with a few models, half precision")
+    command.add_argument("folder", type=Path, help="a finished record")
+    command.add_argument("target", type=Path, help="folder of the copy")
+    command.add_argument(
+        "--strengths", type=float, nargs="+", required=True, help="λ of the models"
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; see `--help`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    given = _parser().parse_args(arguments)
+    if given.name == "export":
+        export(given.folder, given.target, given.strengths)
+        return
+    chosen = {item.name: getattr(given, item.name) for item in fields(Settings)}
+    settings = Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()})
+    words = ["FOLDER" if word == str(given.out) else word for word in arguments]
+    command = "python -m lesson_utils.experiments " + shlex.join(words)
+    run(settings, given.out, device=given.device, progress=not given.quiet, command=command)
+
+
+if __name__ == "__main__":
+    main()

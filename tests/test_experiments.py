@@ -1,0 +1,357 @@
+"""The protocol on tiny data: records, resuming after SIGKILL, the command line."""
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lesson_utils import data, experiments, measure
+from lesson_utils.experiments import (
+    PRESETS,
+    export,
+    load_model,
+    load_record,
+    load_samples,
+    main,
+    run,
+    summary,
+)
+
+ATTACKS = {"gradient", "pgd", "deepfool", "carlini_wagner", "minimal_l2"}
+TINY = replace(
+    PRESETS["digits"],
+    train_images=200,
+    epochs=3,
+    decay_every=2,
+    strengths=(0.0, 0.1),
+    images=20,
+    attack_images=4,
+    cw_rounds=2,
+    cw_steps=10,
+)
+
+
+def without_timing(record):
+    provenance = {k: v for k, v in record["provenance"].items() if k != "timing"}
+    return {**record, "provenance": provenance}
+
+
+def contents(folder):
+    """Everything in a record but its timing and the state of the run."""
+    files = sorted(path for path in folder.rglob("*.safetensors") if "state" not in path.parts)
+    assert files
+    tensors = {
+        f"{path.relative_to(folder)}/{key}": value.numpy().tobytes()
+        for path in files
+        for key, value in load_file(path).items()
+    }
+    return without_timing(json.loads((folder / "record.json").read_text())), tensors
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("record")
+    run(TINY, folder)
+    return folder
+
+
+def test_record_says_what_was_done(record):
+    text = (record / "record.json").read_text()
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    assert json.loads(text, parse_constant=refuse)["schema"] == experiments.SCHEMA
+    found = load_record(record)
+    assert found["settings"]["strengths"] == [0.0, 0.1]
+    assert len(found["settings"]["data_sha256"]) == 64
+    provenance = found["provenance"]
+    (environment,) = provenance["environments"]
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert environment["threads"] == torch.get_num_threads()
+    assert set(provenance["timing"]) == {"began", "training", "measuring"}
+    assert [(m["strength"], m["seed"], m["diverged"]) for m in found["models"]] == [
+        (0.0, 0, None),
+        (0.1, 0, None),
+    ]
+    for model in found["models"]:
+        assert len(model["losses"]) == 3
+        assert 0 <= model["accuracy"] <= 1
+        assert set(model["quantities"]) > ATTACKS | {"alignment", "linearized_robustness"}
+
+
+def test_record_agrees_with_the_values_it_summarizes(record, digits):
+    for model in load_record(record)["models"]:
+        values = load_samples(record, model["strength"])
+        assert set(values) == set(model["quantities"]) | {"label", "prediction", "runner_up"}
+        assert torch.equal(values["label"], digits.y_test[:20])
+        hits = (values["prediction"] == values["label"]).double().mean().item()
+        assert model["accuracy"] == hits
+        for name, found in model["quantities"].items():
+            assert found == summary(values[name])
+            assert found["images"] == (4 if name in ATTACKS else 20)
+
+
+def test_weights_of_the_record_give_its_numbers(record, digits):
+    for strength in TINY.strengths:
+        net, values = load_model(record, strength), load_samples(record, strength)
+        again = measure(net, digits.x_test[:20])
+        torch.testing.assert_close(values["alignment"], again.alignment)
+        torch.testing.assert_close(values["linearized_robustness"], again.linearized_robustness)
+        assert values["minimal_l2"].min() > 0
+    with pytest.raises(FileNotFoundError, match=r"only of: strength-0-seed-0, strength-0\.1-s"):
+        load_model(record, 5.0)
+    with pytest.raises(FileNotFoundError, match="no finished record"):
+        load_record(record / "models")
+
+
+def test_record_of_another_version_is_refused(record, tmp_path):
+    content = json.loads((record / "record.json").read_text())
+    (tmp_path / "record.json").write_text(json.dumps({**content, "schema": 0}))
+    with pytest.raises(ValueError, match="schema 0"):
+        load_record(tmp_path)
+
+
+def test_half_precision_copy(record, tmp_path):
+    export(record, tmp_path / "copy", [0.1])
+    copy, original = load_record(tmp_path / "copy"), load_record(record)
+    half = copy["models"][1].pop("half")
+    assert copy == original
+    stored = load_file(tmp_path / "copy/models/strength-0.1-seed-0.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    assert next(load_model(tmp_path / "copy", 0.1).parameters()).dtype == torch.float32
+    whole = original["models"][1]
+    assert half["accuracy"] == pytest.approx(whole["accuracy"], abs=0.05)
+    for name in ("alignment", "linearized_robustness"):
+        before, after = whole["quantities"][name]["median"], half["quantities"][name]["median"]
+        assert after == pytest.approx(before, rel=0.02)
+        assert after != before
+    with pytest.raises(FileNotFoundError, match="only of"):
+        load_model(tmp_path / "copy", 0.0)
+    assert load_samples(tmp_path / "copy", 0.0).keys() == load_samples(record, 0.0).keys()
+
+
+def test_finished_record_is_not_computed_again(record):
+    before = contents(record)
+    stamps = {path: path.stat().st_mtime_ns for path in (record / "models").iterdir()}
+    run(TINY, record)
+    assert contents(record) == before
+    assert stamps == {path: path.stat().st_mtime_ns for path in (record / "models").iterdir()}
+
+
+def test_other_settings_or_images_are_refused(record, tmp_path, made_up_mnist):
+    with pytest.raises(ValueError, match=r"other settings \(epochs = 3\)"):
+        run(replace(TINY, epochs=4), record)
+    folder = tmp_path / "mnist"
+    tiny = replace(TINY, data="mnist", train_images=40, images=10, epochs=1, strengths=(0.0,))
+    run(tiny, folder)
+    raw, _ = made_up_mnist
+    path = raw / "t10k-labels-idx1-ubyte"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([(content[-1] + 1) % 10]))
+    data.MNIST_FILES[path.name] = (len(content), hashlib.sha256(path.read_bytes()).hexdigest())
+    with pytest.raises(ValueError, match="data_sha256"):
+        run(tiny, folder)
+
+
+def test_a_diverged_model_is_recorded_and_the_sweep_goes_on(tmp_path):
+    tiny = replace(TINY, strengths=(1e30, 0.0), together=2)
+    found = run(tiny, tmp_path)
+    bad, good = found["models"]
+    assert bad["diverged"] is not None
+    assert "accuracy" not in bad
+    assert good["diverged"] is None
+    assert good["accuracy"] > 0
+    with pytest.raises(KeyError, match="diverged"):
+        load_samples(tmp_path, 1e30)
+    with pytest.raises(ValueError, match="diverged in epoch"):
+        load_model(tmp_path, 1e30)
+
+
+def test_settings_are_checked_before_anything_is_done(tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    for change, message in (
+        ({"data": "letters"}, "digits, mnist"),
+        ({"strengths": ()}, "at least one"),
+        ({"repeated": (7.0,)}, "repeated must be"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"attack_images": 21}, "attack_images"),
+        ({"images": 501}, "500 test images"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(replace(TINY, **change), folder)
+    monkeypatch.setitem(sys.modules, "foolbox.attacks", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install .*crosscheck"):
+        run(TINY, folder)
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist):
+    preset = PRESETS[name]
+    few = [str(strength) for strength in preset.strengths[:2]]
+    options = ["--train-images", "40", "--images", "6", "--attack-images", "2", "--epochs", "1"]
+    options += ["--cw-rounds", "1", "--cw-steps", "2", "--seeds", "0", "4", "--quiet"]
+    options += ["--strengths", *few, "--repeated", few[0]]
+    main([name, "--out", str(tmp_path / "out"), *options])
+    found = load_record(tmp_path / "out")
+    assert [(m["strength"], m["seed"]) for m in found["models"]] == [
+        (preset.strengths[0], 0),
+        (preset.strengths[1], 0),
+        (preset.strengths[0], 4),
+    ]
+    assert found["settings"]["learning_rate"] == preset.learning_rate
+    command = found["provenance"]["command"]
+    assert command.startswith(f"python -m lesson_utils.experiments {name} --out FOLDER")
+    assert "--epochs 1" in command
+    main(["export", str(tmp_path / "out"), str(tmp_path / "copy"), "--strengths", few[1]])
+    side = 8 if preset.data == "digits" else 28
+    images = torch.rand(3, 1, side, side)
+    assert load_model(tmp_path / "copy", preset.strengths[1])(images).shape == (3, 10)
+
+
+def test_presets_are_what_the_text_says():
+    paper = PRESETS["mnist"]
+    assert len(paper.strengths) == len(set(paper.strengths)) == 16
+    assert (paper.epochs, paper.batch_size, paper.train_images) == (200, 100, 60_000)
+    assert (paper.images, paper.attack_images) == (1000, 1000)
+    repeats = [strength for strength, _ in paper.models()]
+    assert sum(repeats.count(strength) >= 3 for strength in paper.strengths) == 2
+
+
+def test_help_reads_well(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*PRESETS, "export", "record.json"))
+    with pytest.raises(SystemExit):
+        main(["mnist", "--help"])
+    shown = capsys.readouterr().out
+    assert "--learning-rate" in shown
+    assert "default: 200" in shown
+
+
+# --- summaries -----------------------------------------------------------------
+
+
+def test_summary_by_hand():
+    found = summary([3.0, 1.0, 2.0])
+    assert (found["median"], found["images"], found["finite"]) == (2.0, 3, 1.0)
+    assert (found["low"], found["high"]) == (1.0, 3.0)
+    constant = summary(torch.full((10,), 4.0))
+    assert (constant["low"], constant["median"], constant["high"]) == (4.0, 4.0, 4.0)
+
+
+def test_failures_are_infinite_and_undefined_values_are_left_out():
+    inf, nan = float("inf"), float("nan")
+    found = summary([1.0, inf, 2.0, inf, inf])
+    assert (found["median"], found["finite"], found["images"]) == (inf, 0.4, 5)
+    assert summary([1.0, 2.0, 3.0, 4.0, inf])["median"] == 3.0
+    assert summary([nan, 1.0, 2.0, 3.0]) == summary([1.0, 2.0, 3.0])
+    empty = summary([nan])
+    assert empty["images"] == 0
+    assert empty["median"] != empty["median"]
+
+
+def test_interval_has_the_width_that_theory_says():
+    # Standard error of the median of n normal values: √(π / 2n).
+    generator = torch.Generator().manual_seed(0)
+    found = summary(torch.randn(1000, generator=generator))
+    expected = 2 * 1.96 * (torch.pi / 2000) ** 0.5
+    assert found["high"] - found["low"] == pytest.approx(expected, rel=0.25)
+    assert found["low"] < found["median"] < found["high"]
+
+
+# --- killed and started again ----------------------------------------------------
+
+ATTEMPTS = """
+import json, os, signal, sys, time, traceback
+from pathlib import Path
+
+import foolbox, safetensors.torch, sklearn.datasets, sklearn.model_selection, tqdm.auto
+import torch._dynamo  # the first optimizer of a process imports it, which takes seconds
+from lesson_utils.experiments import Settings, run
+
+torch.set_num_threads(1)
+
+
+def written(folder):
+    files = []
+    for path in (*folder.rglob("*.json"), *folder.rglob("*.safetensors")):
+        try:
+            files.append((str(path.relative_to(folder)), path.stat().st_mtime_ns))
+        except FileNotFoundError:  # replaced at this moment
+            pass
+    return set(files)
+
+
+def attempt(settings, folder, writes, delay):
+    # run; kill it some seconds after it has written so many files
+    child = os.fork()  # imports are done: the time is spent in the experiment
+    if child == 0:
+        status = 1
+        try:
+            run(settings, folder)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    seen = written(folder)
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert status == 0
+            return True
+        now = written(folder)
+        writes -= len(now - seen)
+        seen |= now
+        if writes <= 0:
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return False
+        time.sleep(0.002)
+
+
+settings, folder, kills = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+settings = Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+assert attempt(settings, folder / "whole", 1e9, 0)
+found = []
+while not attempt(settings, folder / "killed", *kills.pop(0)):
+    files = (folder / "killed").rglob("*.safetensors")
+    found.append([str(path.relative_to(folder / "killed")) for path in files])
+print(json.dumps(found))
+"""
+
+
+def test_killed_at_random_points_it_ends_in_the_same_record(tmp_path):
+    """Two models trained together, then one alone; about eighty files are written in a run."""
+    change = {"epochs": 35, "decay_every": 20, "attack_images": 1, "together": 2}
+    settings = replace(TINY, strengths=(0.0, 0.1, 0.3), **change)
+    dice = random.Random(0)
+    strikes = [(dice.randint(2, 15), dice.uniform(0, 0.1)) for _ in range(10)] + [(1e9, 0)]
+    script = [sys.executable, "-c", ATTEMPTS]
+    arguments = [json.dumps(asdict(settings)), str(tmp_path), json.dumps(strikes)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [*script, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    kills = json.loads(done.stdout.splitlines()[-1])
+    # It was killed often, in training and in measuring.
+    assert len(kills) >= 4
+    assert any("state/strength-0-seed-0.training.safetensors" in files for files in kills)
+    assert any("models/strength-0-seed-0.safetensors" in files for files in kills)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert not list((tmp_path / "killed").rglob("*.part"))
+    assert not list((tmp_path / "killed").rglob("*.training.safetensors"))

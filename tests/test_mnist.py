@@ -1,0 +1,73 @@
+"""`load_mnist` on small files in the official format, and on the official ones where they are."""
+
+import pytest
+import torch
+
+from lesson_utils import data
+from lesson_utils.data import MNIST_FILES, data_root, load_mnist
+
+
+def test_what_is_written_is_read(made_up_mnist):
+    _, written = made_up_mnist
+    loaded = load_mnist()
+    assert loaded.x_train.shape == (40, 1, 28, 28)
+    assert loaded.x_train.dtype == torch.float32
+    assert torch.equal((loaded.x_train[:, 0] * 255).round().byte(), written["train-images-idx3"])
+    assert torch.equal((loaded.x_test[:, 0] * 255).round().byte(), written["t10k-images-idx3"])
+    assert torch.equal(loaded.y_train.byte(), written["train-labels-idx1"])
+    assert torch.equal(loaded.y_test, written["t10k-labels-idx1"].long())
+    assert 0 <= loaded.x_train.min() <= loaded.x_train.max() <= 1
+
+
+def test_root_and_limit(made_up_mnist, monkeypatch):
+    raw, _ = made_up_mnist
+    monkeypatch.setenv("LESSONS_DATA", "/nowhere")
+    few = load_mnist(raw.parents[1], limit=3)
+    assert [len(part) for part in few] == [3, 3, 3, 3]
+    assert torch.equal(few.x_test, load_mnist(raw.parents[1]).x_test[:3])
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        load_mnist(limit=0)
+
+
+def test_missing_files_are_named_with_the_command_that_fetches_them(made_up_mnist, tmp_path):
+    raw, _ = made_up_mnist
+    (raw / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        load_mnist()
+    message = str(error.value)
+    assert "not there: t10k-labels-idx1-ubyte)" in message
+    assert f"load_mnist({str(tmp_path)!r}, download=True)" in message
+    assert "LESSONS_DATA" in message
+
+
+def test_damaged_files_are_named(made_up_mnist):
+    raw, _ = made_up_mnist
+    truncated, altered = raw / "train-images-idx3-ubyte", raw / "t10k-labels-idx1-ubyte"
+    size = truncated.stat().st_size
+    truncated.write_bytes(truncated.read_bytes()[:-7])
+    altered.write_bytes(altered.read_bytes()[:-1] + b"\x0b")
+    with pytest.raises(ValueError, match="damaged") as error:
+        load_mnist()
+    message = str(error.value)
+    assert f"train-images-idx3-ubyte ({size - 7} bytes instead of {size})" in message
+    assert "t10k-labels-idx1-ubyte (other content" in message
+    assert "train-labels" not in message
+
+
+def test_unofficial_files_are_refused(made_up_mnist, monkeypatch):
+    monkeypatch.setattr(data, "MNIST_FILES", MNIST_FILES)
+    with pytest.raises(ValueError, match="bytes instead of 47040016"):
+        load_mnist()
+
+
+def test_official_files():
+    """Facts about the real data where the machine has it, and the refusal where not."""
+    if not (data_root() / "MNIST" / "raw" / "train-images-idx3-ubyte").exists():
+        with pytest.raises(FileNotFoundError, match="not there"):
+            load_mnist()
+        return
+    loaded = load_mnist()
+    assert loaded.x_train.shape == (60_000, 1, 28, 28)
+    assert loaded.x_test.shape == (10_000, 1, 28, 28)
+    assert loaded.y_train[:5].tolist() == [5, 0, 4, 1, 9]
+    assert loaded.x_train.mean().item() == pytest.approx(0.1307, abs=1e-4)
