@@ -125,10 +125,19 @@ def test_widgets_are_live(page, lab, lesson):
 
 
 def run_all(page):
+    accept = page.locator(".jp-Dialog button.jp-mod-accept")  # "Select kernel", when Lab is slow
+    page.add_locator_handler(accept, lambda: accept.click())
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for(timeout=60_000)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    started = page.locator(".jp-CodeCell .jp-InputPrompt").first.filter(
+        has_text=re.compile(r"[*\d]")
+    )
+    for _ in range(4):  # the menu is there before the kernel listens
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.wait_for_timeout(5_000)
+        if started.count():
+            break
     page.get_by_text("the lesson has run", exact=True).wait_for(timeout=120_000)
 
 
