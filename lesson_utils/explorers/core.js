@@ -107,6 +107,9 @@ const make = (parent, name, attributes = {}, text = "") => {
   return parent.appendChild(node);
 };
 
+// JupyterLab takes the arrow keys for its own commands, unless the element in focus says this.
+const OWN_KEYS = { "data-lm-suppress-shortcuts": true };
+
 /** The frame of an explorer: a square plane |x_k| ≤ view at the left, a column at the right. */
 export function frame(el, model, label) {
   const root = make(el, "div", { class: "explorer" });
@@ -164,7 +167,7 @@ export function frame(el, model, label) {
     handle(key, name, color, { place = (p) => p, below = false } = {}) {
       const group = make(handles, "g", {
         tabindex: 0, role: "slider", "aria-label": `${name}: drag, or move with the arrow keys`,
-        "aria-valuemin": -view, "aria-valuemax": view, "data-handle": key,
+        "aria-valuemin": -view, "aria-valuemax": view, "data-handle": key, ...OWN_KEYS,
       });
       make(group, "circle", { r: 24, fill: "transparent" }); // large enough for a finger
       make(group, "circle", { r: 9, fill: color, stroke: "white", "stroke-width": 2, class: "ring" });
@@ -186,7 +189,6 @@ export function frame(el, model, label) {
         const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
         if (!way) return;
         event.preventDefault();
-        event.stopPropagation(); // or the notebook would move to another cell
         move(step(model.get(key), (event.shiftKey ? 5 : 1) * 0.02 * view, way));
       });
       ui.draw([key], () => {
@@ -200,19 +202,19 @@ export function frame(el, model, label) {
     slider(key, name, low, high) {
       const label = make(side, "label", {}, name);
       const value = make(label, "output");
-      const input = make(label, "input", { type: "range", min: low, max: high, step: (high - low) / 100 });
+      const input = make(label, "input", { type: "range", min: low, max: high, step: (high - low) / 100, ...OWN_KEYS });
       input.addEventListener("input", () => tell(key, Number(input.value)));
       ui.draw([key], () => { input.value = model.get(key); value.textContent = model.get(key).toFixed(2); });
     },
     /** A yes or no of the state with a tick box. */
     tick(key, name) {
       const label = make(side, "label", { class: "tick" });
-      const input = make(label, "input", { type: "checkbox" });
+      const input = make(label, "input", { type: "checkbox", ...OWN_KEYS });
       make(label, "span", {}, name);
       input.addEventListener("input", () => tell(key, input.checked));
       ui.draw([key], () => { input.checked = model.get(key); });
     },
-    button: (name, f) => make(side, "button", { type: "button" }, name).addEventListener("click", f),
+    button: (name, f) => make(side, "button", { type: "button", ...OWN_KEYS }, name).addEventListener("click", f),
     sentence: () => make(side, "p", { "aria-live": "polite" }),
     /** Show a named number; `data-value` has all its digits. */
     number(key, name, value, digits = 3, unit = "") {

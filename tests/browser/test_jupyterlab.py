@@ -174,11 +174,27 @@ def drag_explorer(page, seen):
     page.mouse.up()
     there = shown_at(handle)
     assert there[0] > MOVED_BY_PYTHON[0] and there[1] > MOVED_BY_PYTHON[1]
+    wait_for(seen, there)
+    handle.press("ArrowLeft")  # JupyterLab has commands on the arrow keys: they must not take it
+    assert shown_at(handle)[0] < there[0] and shown_at(handle)[1] == there[1]
+    wait_for(seen, shown_at(handle))
+    for slider in page.locator(".explorer input[type=range]").all():
+        before = slider.input_value()
+        slider.press("ArrowRight")
+        assert float(slider.input_value()) > float(before)
+    for box in page.locator(".explorer input[type=checkbox]").all():
+        before = box.is_checked()
+        box.press("Space")
+        assert box.is_checked() != before
+    return 1
+
+
+def wait_for(seen, there):
+    """Wait until the file that `observe` writes holds this point."""
     deadline = time.time() + 20
     while not (seen.exists() and (text := seen.read_text()) and rounded(json.loads(text)) == there):
-        assert time.time() < deadline, f"observe did not see the drag to {there}"
+        assert time.time() < deadline, f"observe did not see the move to {there}"
         time.sleep(0.2)
-    return 1
 
 
 def rounded(point):
