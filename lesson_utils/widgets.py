@@ -30,6 +30,7 @@ from .plots import LEGIBLE, data_url, picture, save
 from .toy import AffineClassifier, BinaryClassifier, PlanarReLUNet
 
 FOLDER = Path(__file__).with_name("explorers")
+_NUMBER = itertools.count()
 MAX_PLAYER = 500_000
 """Largest size of a player in bytes, so that a page stays quick on a phone."""
 
@@ -221,7 +222,8 @@ class Explorer(anywidget.AnyWidget):
         state = {name: getattr(self, name) for name in sorted(shared) if name[0] != "_"}
         module = data_url("text/javascript", str(self._esm).encode())
         content = _script(state)
-        name = "explorer-" + hashlib.sha256((module + content).encode()).hexdigest()[:12]
+        digest = hashlib.sha256((module + content).encode()).hexdigest()[:12]
+        name = f"explorer-{digest}-{next(_NUMBER)}"  # two may be in the same state
         return (
             f'<div id="{name}"></div><script type="module">'
             f'import widget from "{module}";\n'

@@ -153,6 +153,11 @@ def test_explorer_is_live_with_a_kernel_and_html_in_a_page(name, monkeypatch):
     assert "http" not in script.replace("http://www.w3.org/2000/svg", "")
 
 
+def test_two_explorers_in_one_state_have_a_place_each():
+    places = [BeautifulSoup(ToyExplorer().html(), "html.parser").div["id"] for _ in range(2)]
+    assert places[0] != places[1]
+
+
 def test_explorers_share_state_and_tell_who_observes():
     explorer, seen = ToyExplorer(), []
     explorer.observe(lambda change: seen.append(change["new"]), names="x")
