@@ -54,7 +54,11 @@ def picture(figure: Figure, alt: str) -> str:
     if not alt.strip():
         raise ValueError("alt must describe the figure in a sentence or two")
     width = round(figure.get_figwidth() * 100)
-    source = data_url("image/png", save(figure, "png"))
+    return image_tag(data_url("image/png", save(figure, "png")), width, alt)
+
+
+def image_tag(source: str, width: int, alt: str) -> str:
+    """HTML of an image of the given address, width in CSS pixels, and alternative text."""
     # The class keeps the theme's dark mode from dimming the picture: colours carry values here.
     return (
         f'<img class="dark-light" style="width:{width}px;max-width:100%;'

@@ -23,10 +23,11 @@ from pathlib import Path
 
 import anywidget
 import ipywidgets
+import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
-from .plots import LEGIBLE, data_url, picture, save
+from .plots import data_url, image_tag, picture, save
 from .toy import AffineClassifier, BinaryClassifier, PlanarReLUNet
 
 FOLDER = Path(__file__).with_name("explorers")
@@ -107,18 +108,18 @@ class FrameSlider:
             )
             for name, values in self.sliders.items()
         ]
-        image, words = ipywidgets.HTML(), ipywidgets.HTML()
+        shown, words = ipywidgets.HTML(), ipywidgets.HTML()
 
         def redraw(_=None):
             values = [control.value for control in controls]
             text = self.caption(*values)
-            image.value = picture(self.draw(*values), text)
+            shown.value = picture(self.draw(*values), text)
             words.value = html.escape(text)
 
         for control in controls:
             control.observe(redraw, names="value")
         redraw()
-        return ipywidgets.VBox([*controls, image, words])
+        return ipywidgets.VBox([*controls, shown, words])
 
     def html(self) -> str:
         """The player: all frames, one for each combination of values, and a script that shows them."""
@@ -152,8 +153,7 @@ class FrameSlider:
         content = _script({"texts": texts, "captions": captions, "frames": [None, *frames[1:]]})
         return (
             f"<div class='frames' role='group' aria-label='Figure with sliders'><style>{_read('player.css')}</style>"
-            f'<div><img class="dark-light" style="width:{width}px;min-width:{LEGIBLE * width:.0f}px" '
-            f'alt="{html.escape(captions[0])}" src="{frames[0]}"></div>{controls}<p aria-live="polite">'
+            f"<div>{image_tag(frames[0], width, captions[0])}</div>{controls}<p aria-live='polite'>"
             f"{html.escape(captions[0])}</p>"
             f"<script type='application/json'>{content}</script>"
             f"<script>{_read('player.js')}</script></div>"
@@ -273,10 +273,7 @@ class AffineExplorer(Explorer):
         weight, bias = two.weight.tolist(), two.bias.tolist()
         if self.three:
             weight, bias = [*weight, self.third[:2]], [*bias, self.third[2]]
-        added = [self.shift * value for value in self.v]
-        return AffineClassifier(
-            [[a + s for a, s in zip(w, added, strict=True)] for w in weight], bias
-        )
+        return AffineClassifier(np.array(weight) + self.shift * np.array(self.v), bias)
 
 
 class PlanarExplorer(Explorer):

@@ -18,12 +18,12 @@ export const logits = (weight, bias, x) => weight.map((w, i) => dot(w, x) + bias
 /** Linearized robustness from logits and their gradients; exact for affine classifiers. */
 export function linearized(scores, gradients) {
   const winner = scores.indexOf(Math.max(...scores));
-  let best = { value: Infinity, winner, rival: -1, normal: null };
+  let best = { value: Infinity, winner, normal: null };
   scores.forEach((score, j) => {
     const normal = minus(gradients[winner], gradients[j]);
     const value = (scores[winner] - score) / norm(normal);
     if (j !== winner && norm(normal) > 0 && value < best.value) {
-      best = { value, winner, rival: j, normal };
+      best = { value, winner, normal };
     }
   });
   return best;
@@ -123,7 +123,7 @@ export function frame(el, model, label) {
   const px = ([a, b]) => [(SIZE * (a + view)) / (2 * view), (SIZE * (view - b)) / (2 * view)];
   const points = (polygon) => polygon.map((p) => px(p).join()).join(" ");
   const cut = (value) => Math.min(0.98 * view, Math.max(-0.98 * view, value));
-  let drawings = [], values = {};
+  const drawings = [], watched = new Set(), values = {};
 
   const tell = (key, value) => { model.set(key, value); model.save_changes(); };
   const draw = () => { ground.replaceChildren(); drawings.forEach((f) => f()); };
@@ -133,16 +133,17 @@ export function frame(el, model, label) {
     /** Run f now and at every change of the state, whether by hand or from Python. */
     draw(keys, f) {
       drawings.push(f);
-      keys.forEach((key) => model.on(`change:${key}`, draw));
-      draw();
+      keys.filter((key) => !watched.has(key)).forEach((key) => model.on(`change:${key}`, draw));
+      keys.forEach((key) => watched.add(key)); // one redrawing a change, however many ask for it
+      f();
     },
     polygon: (corners, k) =>
       make(ground, "polygon", { points: points(corners), fill: REGIONS[k], stroke: REGIONS[k] }),
     outline: (corners, color = "#777777", width = 0.8) =>
       make(ground, "polygon", { points: points(corners), fill: "none", stroke: color, "stroke-width": width }),
-    line(a, b, color = INK, width = 2, dash = "") {
+    line(a, b, color = INK, width = 2) {
       const [[x1, y1], [x2, y2]] = [px(a), px(b)];
-      return make(ground, "line", { x1, y1, x2, y2, stroke: color, "stroke-width": width, "stroke-dasharray": dash });
+      make(ground, "line", { x1, y1, x2, y2, stroke: color, "stroke-width": width });
     },
     arrow(a, b, color) {
       const [from, to] = [px(a), px(b)];
@@ -158,10 +159,9 @@ export function frame(el, model, label) {
       const [cx, cy] = px(center), r = (radius * SIZE) / (2 * view);
       make(ground, "circle", { cx, cy, r, fill: "none", stroke: color, "stroke-width": 2, "stroke-dasharray": dash });
     },
-    dot(at, color = INK, label = "") {
+    dot(at, color = INK) {
       const [cx, cy] = px(at);
       make(ground, "circle", { cx, cy, r: 5, fill: color });
-      if (label) make(ground, "text", { x: cx + 8, y: cy + 20 }, label);
     },
     /** A point of the state that pointer, touch and arrow keys move. */
     handle(key, name, color, { place = (p) => p, below = false } = {}) {
