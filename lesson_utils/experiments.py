@@ -80,6 +80,13 @@ PRESETS = {
         epochs=5, learning_rate=0.05, decay_every=4,
         attack_images=50, cw_rounds=5, cw_steps=100,
     ),
+    # hours on a CPU
+    "mnist-cpu": Settings(
+        strengths=(0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 20.0, 30.0, 50.0, 100.0),
+        seeds=(0, 1, 2), repeated=(0.0, 1.0),
+        epochs=10, learning_rate=0.05, decay_every=4,
+        attack_images=200, cw_rounds=5, cw_steps=100,
+    ),
     # the paper's, for a GPU
     "mnist": Settings(
         strengths=(0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0),
