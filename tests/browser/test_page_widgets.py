@@ -72,6 +72,16 @@ def test_every_slider_of_a_player_moves_by_keyboard(page, address, lesson):
 
 
 @pytest.mark.parametrize("lesson", PLAYERS)
+def test_players_fit_a_phone_without_scrolling(page, address, lesson):
+    page.set_viewport_size({"width": 390, "height": 800})
+    opened(page, address, lesson)
+    for image in page.locator(".frames img").all():
+        assert image.evaluate(
+            "i => i.getBoundingClientRect().right <= i.closest('.frames').getBoundingClientRect().right"
+        )
+
+
+@pytest.mark.parametrize("lesson", PLAYERS)
 def test_every_frame_is_a_picture(page, address, lesson):
     opened(page, address, lesson)
     sizes = page.evaluate("""() => Promise.all([...document.querySelectorAll(".frames")].map(async (root) => {
