@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 SPLIT_SEED = 0
 """Seed of the fixed train/test split."""
@@ -38,7 +39,10 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def load_digits(
-    classes: Sequence[int] | None = None, *, dtype: torch.dtype | None = None
+    classes: Sequence[int] | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    enlarged: bool = False,
 ) -> Dataset:
     """The 1,797 handwritten digits, 8×8 pixels, that come with scikit-learn.
 
@@ -50,11 +54,13 @@ def load_digits(
         Keep these digits only; label k then stands for `classes[k]`.
     dtype : torch.dtype, optional
         Of the images, by default PyTorch's default dtype; the original 17 grey values 0 … 16 become 0, 1/16, … 1.
+    enlarged : bool
+        Interpolate the images to 20×20 pixels and frame them by 4 black ones, as MNIST does.
 
     Returns
     -------
     Dataset
-        Images `(n, 1, 8, 8)`.
+        Images `(n, 1, 8, 8)`, or `(n, 1, 28, 28)`.
 
     Raises
     ------
@@ -73,6 +79,8 @@ def load_digits(
     )
     x = torch.as_tensor(images / 16, dtype=dtype or torch.get_default_dtype()).view(-1, 1, 8, 8)
     y = torch.as_tensor(labels, dtype=torch.int64)
+    if enlarged:
+        x = functional.pad(functional.interpolate(x, size=20, mode="bilinear"), (4, 4, 4, 4))
     parts = []
     for index in (train, test):
         parts += _keep_classes(x[index], y[index], classes)

@@ -462,7 +462,8 @@ def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -
     """Copy a record with the weights of a few models only, in half precision.
 
     What the rounding does to these is measured, and noted with each as `half`: accuracy and
-    quantities as in the record, attacks apart.
+    quantities as in the record, attacks apart. For those without the data `digits` notes the
+    same on scikit-learn's digits, enlarged where the network asks for it.
 
     Parameters
     ----------
@@ -480,6 +481,7 @@ def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -
     folder, target, record = Path(folder), Path(target), load_record(folder)
     settings = _settings(record)
     data = _load(settings)
+    digits = load_digits(enlarged=settings.data == "mnist")
     for strength in strengths:
         name = _name(strength, settings.seeds[0])
         model, history = _read_model(folder, name, settings)
@@ -487,6 +489,7 @@ def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -
         write(target / "models" / f"{name}.safetensors", content)
         entry = next(one for one in record["models"] if one["name"] == name)
         entry["half"] = _summaries(_samples(model.float(), data))
+        entry["digits"] = _summaries(_samples(model, digits))
     write(target / "samples.safetensors", (folder / "samples.safetensors").read_bytes())
     _write_json(target, record)
     return record

@@ -123,8 +123,9 @@ def test_record_of_another_version_is_refused(record, tmp_path):
 def test_half_precision_copy(record, tmp_path):
     export(record, tmp_path / "copy", [0.1])
     copy, original = load_record(tmp_path / "copy"), load_record(record)
-    half = copy["models"][1].pop("half")
+    half, on_digits = copy["models"][1].pop("half"), copy["models"][1].pop("digits")
     assert copy == original
+    assert on_digits["quantities"]["alignment"]["images"] == 500
     stored = load_file(tmp_path / "copy/models/strength-0.1-seed-0.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16}
     assert next(load_model(tmp_path / "copy", 0.1).parameters()).dtype == torch.float32

@@ -61,6 +61,20 @@ def test_digits():
     assert torch.equal(data.x_test.sum(), load_digits().x_test.sum())
 
 
+def test_enlarged_digits():
+    small, large = load_digits([3, 8]).x_test, load_digits([3, 8], enlarged=True).x_test
+    assert large.shape == (len(small), 1, 28, 28)
+    inside = large[..., 4:24, 4:24]
+    assert inside.sum() == pytest.approx(large.sum().item(), rel=1e-5)  # the frame is black
+    assert inside.mean() == pytest.approx(small.mean().item(), rel=0.03)
+    assert 0 <= large.min() <= large.max() <= 1
+    # Each picture shows what it showed: small again, of all originals it is most like its own.
+    back = torch.nn.functional.interpolate(inside, size=8, mode="area").flatten(1)
+    unit = torch.nn.functional.normalize(small.flatten(1), dim=1)
+    own = (back @ unit.T).argmax(1) == torch.arange(len(small))
+    assert own.double().mean() > 0.9
+
+
 def test_digit_classes():
     data, full = load_digits([3, 8], dtype=torch.float64), load_digits(dtype=torch.float64)
     assert set(data.y_train.tolist()) == {0, 1}
