@@ -16,6 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -53,7 +54,6 @@ class Settings(Recipe):
     strengths: tuple[float, ...] = _setting((0.0,), "values of λ, in the per-sample convention")
     seeds: tuple[int, ...] = _setting((0,), "seeds of weights, order of images, and dropout")
     repeated: tuple[float, ...] = _setting((), "those λ that are trained with every seed")
-    together: int = _setting(1, "models that are trained at once, as one batched network")
     tf32: bool = _setting(False, "on a GPU: train with TF32 (measurements never use it)")
     images: int = _setting(1000, "measure on the first so many test images")
     attack_images: int = _setting(1000, "attack the first so many of them")
@@ -67,33 +67,15 @@ class Settings(Recipe):
         return plan + [(strength, seed) for seed in others for strength in self.repeated]
 
 
-PRESETS = {
-    # seconds
-    "digits": Settings(
-        data="digits", train_images=1297, strengths=(0.0, 0.03, 0.1, 0.3),
-        epochs=20, learning_rate=0.1, decay_every=15,
-        images=500, attack_images=20, cw_rounds=4, cw_steps=50,
-    ),
-    # minutes on a CPU
-    "mnist-quick": Settings(
-        train_images=6000, strengths=(0.0, 0.1, 1.0, 10.0, 30.0),
-        epochs=5, learning_rate=0.05, decay_every=4,
-        attack_images=50, cw_rounds=5, cw_steps=100,
-    ),
-    # hours on a CPU
-    "mnist-cpu": Settings(
-        strengths=(0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 20.0, 30.0, 50.0, 100.0),
-        seeds=(0, 1, 2), repeated=(0.0, 1.0),
-        epochs=10, learning_rate=0.05, decay_every=4,
-        attack_images=200, cw_rounds=5, cw_steps=100,
-    ),
-    # the paper's, for a GPU
-    "mnist": Settings(
-        strengths=(0.0, 0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0),
-        seeds=(0, 1, 2), repeated=(0.0, 1.0),
-    ),
-}  # fmt: skip
-"""The experiments."""
+def _settings(table: dict) -> Settings:
+    """Settings from a table, which may be older than some of them, or know more."""
+    known = {item.name: table.get(item.name, item.default) for item in fields(Settings)}
+    return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
+
+
+_tables = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))
+PRESETS = {name: _settings(table) for name, table in _tables.items()}
+"""The experiments, from `presets.toml`."""
 
 
 def run(
@@ -141,12 +123,9 @@ def run(
     out, data = Path(out), _load(settings)
     _begin(settings, out, data, device, command)
     data = Dataset(*(part.to(device) for part in data))
-    plan = settings.models()
-    for first in range(0, len(plan), settings.together):
-        group = plan[first : first + settings.together]
-        _train_group(group, data, settings, out, progress)
-        for strength, seed in group:
-            _measure_model(_name(strength, seed), data, settings, out)
+    for strength, seed in settings.models():
+        _train_model(strength, seed, data, settings, out, progress)
+        _measure_model(_name(strength, seed), data, settings, out)
     _write_record(settings, out)
     return load_record(out)
 
@@ -240,13 +219,6 @@ def _environment(device: str) -> dict:
     }
 
 
-def _note_time(out: Path, what: str, name: str, seconds: float) -> None:
-    path = out / "state" / "run.json"
-    state = json.loads(path.read_text())
-    state["timing"].setdefault(what, {})[name] = round(seconds, 3)
-    write(path, json.dumps(state, indent=1).encode())
-
-
 def _network(settings: Settings, seed: int = 0) -> SmallNet:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -257,25 +229,21 @@ def _precision(tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
-def _train_group(group, data: Dataset, settings: Settings, out: Path, progress: bool) -> None:
-    """Train the models of a group and write their weights, unless that is done."""
+def _train_model(
+    strength: float, seed: int, data: Dataset, settings: Settings, out: Path, progress
+):
+    """Train a model and write its weights, unless that is done."""
     from safetensors.torch import save
 
-    names = [_name(*one) for one in group]
-    checkpoint = out / "state" / f"{names[0]}.training.safetensors"
-    targets = [out / "models" / f"{name}.safetensors" for name in names]
-    if not all(target.exists() for target in targets):
-        x, y = data.x_train, data.y_train
-        strengths, seeds = zip(*group, strict=True)
-        models = [_network(settings, seed).to(x.device) for seed in seeds]
-        options = {"recipe": settings, "checkpoint": checkpoint, "progress": progress}
+    name = _name(strength, seed)
+    target = out / "models" / f"{name}.safetensors"
+    checkpoint = out / "state" / f"{name}.training.safetensors"
+    if not target.exists():
         _precision(settings.tf32)
-        histories = train(models, x, y, strengths=strengths, seeds=seeds, **options)
-        _note_time(out, "training", " ".join(names), histories[0].seconds)
-        for model, history, target in zip(models, histories, targets, strict=True):
-            story = json.dumps({"losses": history.losses, "diverged": history.diverged})
-            weights = {key: value.contiguous() for key, value in model.state_dict().items()}
-            write(target, save(weights, metadata={"history": story}))
+        model = _network(settings, seed).to(data.x_train.device)
+        options = {"recipe": settings, "checkpoint": checkpoint, "progress": progress}
+        history = train(model, data.x_train, data.y_train, strength=strength, seed=seed, **options)
+        write(target, save(model.state_dict(), metadata={"history": json.dumps(history._asdict())}))
     checkpoint.unlink(missing_ok=True)
 
 
@@ -293,8 +261,8 @@ def _measure_model(name: str, data: Dataset, settings: Settings, out: Path) -> N
     few = data.x_test[: settings.attack_images]
     for attack_name, attack in _attacks(settings).items():
         values[attack_name] = attack(model, few).distance.cpu()
-    write(path, save(values))
-    _note_time(out, "measuring", name, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    write(path, save(values, metadata={"seconds": f"{seconds:.3f}"}))
 
 
 def _samples(model: nn.Module, data: Dataset) -> dict[str, Tensor]:
@@ -336,19 +304,25 @@ def _summaries(values: dict[str, Tensor]) -> dict:
 
 
 def _write_record(settings: Settings, out: Path) -> None:
+    from safetensors import safe_open
     from safetensors.torch import load_file, save
 
-    models, merged = [], {}
+    provenance = json.loads((out / "state" / "run.json").read_text())
+    models, merged, timing = [], {}, {"training": {}, "measuring": {}}
     for strength, seed in settings.models():
         name = _name(strength, seed)
         _, history = _read_model(out, name, settings)
+        timing["training"][name] = round(history.pop("seconds"), 3)
         models.append({"name": name, "strength": strength, "seed": seed, **history})
         if history["diverged"] is None:
-            values = load_file(out / "state" / f"{name}.samples.safetensors")
+            path = out / "state" / f"{name}.samples.safetensors"
+            values = load_file(path)
+            with safe_open(path, "pt") as stored:
+                timing["measuring"][name] = float(stored.metadata()["seconds"])
             models[-1] |= _summaries(values)
             merged |= {f"{name}/{key}": value for key, value in values.items()}
     write(out / "samples.safetensors", save(merged))
-    provenance = json.loads((out / "state" / "run.json").read_text())
+    provenance["timing"] |= timing
     record = {"schema": SCHEMA, "settings": provenance.pop("settings"), "provenance": provenance}
     _write_json(out, {**record, "models": models})
 
@@ -416,11 +390,6 @@ def load_record(folder: str | Path) -> dict:
     return record
 
 
-def _settings(record: dict) -> Settings:
-    known = {item.name: record["settings"][item.name] for item in fields(Settings)}
-    return Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in known.items()})
-
-
 def load_model(folder: str | Path, strength: float, seed: int = 0) -> SmallNet:
     """A network of a record, in eval mode, float32 on the CPU.
 
@@ -432,7 +401,7 @@ def load_model(folder: str | Path, strength: float, seed: int = 0) -> SmallNet:
         The training of this model diverged.
     """
     name = _name(strength, seed)
-    model, history = _read_model(Path(folder), name, _settings(load_record(folder)))
+    model, history = _read_model(Path(folder), name, _settings(load_record(folder)["settings"]))
     if history["diverged"] is not None:
         raise ValueError(f"the training of {name} diverged in epoch {history['diverged']}")
     return model
@@ -479,7 +448,7 @@ def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -
     from safetensors.torch import save
 
     folder, target, record = Path(folder), Path(target), load_record(folder)
-    settings = _settings(record)
+    settings = _settings(record["settings"])
     data = _load(settings)
     digits = load_digits(enlarged=settings.data == "mnist")
     for strength in strengths:
@@ -530,8 +499,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.name == "export":
         export(given.folder, given.target, given.strengths)
         return
-    chosen = {item.name: getattr(given, item.name) for item in fields(Settings)}
-    settings = Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in chosen.items()})
+    settings = _settings(vars(given))
     words = ["FOLDER" if word == str(given.out) else word for word in arguments]
     command = "python -m lesson_utils.experiments " + shlex.join(words)
     run(settings, given.out, device=given.device, progress=not given.quiet, command=command)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -106,3 +107,87 @@ class SmallNet(nn.Sequential):
         features = widths[-1] * (height // shrink) * (width // shrink)
         layers += [nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(0.5)]
         super().__init__(*layers, nn.Linear(hidden, n_classes))
+
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def resnet(
+    depth: int = 18,
+    n_classes: int = 1000,
+    *,
+    width: int = 64,
+    small_images: bool = False,
+    pretrained: bool = False,
+) -> nn.Sequential:
+    """A residual network of torchvision behind a :class:`Normalize` layer: pixels in, logits out.
+
+    Parameters
+    ----------
+    depth : {18, 34, 50, 101, 152}
+    n_classes : int
+    width : int
+        Channels of the first block; torchvision's networks have 64.
+    small_images : bool
+        For images of 64×64 pixels or less: the first convolution is 3×3 instead of 7×7, and
+        no pooling follows it.
+    pretrained : bool
+        torchvision's weights for ImageNet, downloaded at the first time.
+
+    Raises
+    ------
+    ValueError
+        There are no pretrained weights for such a network.
+
+    References
+    ----------
+    He, Zhang, Ren, Sun, *Deep residual learning for image recognition*, CVPR 2016.
+    """
+    from torchvision import models
+
+    if pretrained and (width, small_images, n_classes) != (64, False, 1000):
+        raise ValueError("pretrained weights need width=64, small_images=False, n_classes=1000")
+    options = {"weights": "DEFAULT"} if pretrained else {"num_classes": n_classes}
+    net = models.get_model(f"resnet{depth}", **options)
+    if not pretrained:
+        _resize(net, n_classes, width, small_images)
+    return nn.Sequential(Normalize(IMAGENET_MEAN, IMAGENET_STD), net)
+
+
+def _resize(net: nn.Module, n_classes: int, width: int, small_images: bool) -> None:
+    """Make all layers of torchvision's network anew, from `width` channels on."""
+    stages = [net.layer1, net.layer2, net.layer3, net.layer4]
+    kernel, padding = (3, 1) if small_images else (7, 3)
+    net.conv1 = nn.Conv2d(3, width, kernel, stride=2, padding=padding, bias=False)
+    net.bn1 = nn.BatchNorm2d(width)
+    if small_images:
+        net.maxpool = nn.Identity()
+    net.inplanes = width
+    for k, stage in enumerate(stages):
+        shape = {"blocks": len(stage), "stride": 1 if k == 0 else 2}
+        setattr(net, f"layer{k + 1}", net._make_layer(type(stage[0]), width * 2**k, **shape))
+    net.fc = nn.Linear(net.inplanes, n_classes)
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):  # as torchvision does
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load a state dict into `model`, from safetensors or from a file of `torch.save`.
+
+    The latter is read with `weights_only`: nothing in it is executed. Returns the model in eval mode.
+
+    Raises
+    ------
+    RuntimeError
+        Names or shapes do not fit the model; PyTorch's message lists them.
+    """
+    if Path(path).suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state)
+    return model.eval()

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, stack_module_state, vmap
+from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+_Batch = tuple[Tensor, Tensor, int, int]
+"""Images and labels of this process, how many of them count, and the size of the whole batch."""
 
 
 def gradient_penalty_loss(
@@ -118,46 +123,53 @@ class Recipe:
     decay_every: int = 80
     """Epochs after which the learning rate is multiplied by `decay_factor`, again and again."""
     decay_factor: float = 0.1
+    augment: bool = False
+    """Mirror half of the images of a batch and shift it as a whole, by up to an eighth of its width."""
+    freeze_statistics: bool = False
+    """Keep batch normalisation in eval mode: in train mode it couples the samples of a batch."""
+    bfloat16: bool = False
+    """Compute layers in half precision (`torch.autocast`); weights and losses stay float32."""
 
 
 class History(NamedTuple):
-    """How the training of one model went."""
+    """How a training went."""
 
     losses: list[float]
     """Mean of the whole objective over each epoch."""
     diverged: int | None
     """First epoch (counted from 0) that ended with a loss or weight that is not finite."""
     seconds: float
-    """Wall-clock time of all models that were trained together, interruptions left out."""
+    """Wall-clock time, interruptions left out."""
 
 
 def train(
-    models: Sequence[nn.Module],
-    x: Tensor,
-    y: Tensor,
+    model: nn.Module,
+    x: Tensor | DataLoader,
+    y: Tensor | None = None,
     *,
-    strengths: Sequence[float],
-    seeds: Sequence[int],
+    strength: float,
     recipe: Recipe,
+    seed: int = 0,
     checkpoint: Path | None = None,
     progress: bool = False,
-) -> list[History]:
-    """Train models in place by double backpropagation, each with its own λ; leave them in eval mode.
+) -> History:
+    """Train a model in place by double backpropagation, and leave it in eval mode.
 
-    One model is trained by the plain loop. Several are trained together, as one
-    batched network (`torch.func.vmap`): up to rounding and the draws of dropout the result
-    is that of one after the other. A model that diverges does not disturb the others.
+    In several processes (:func:`join_processes`) each takes its share of every batch
+    (`DistributedDataParallel`). Up to rounding the result is that of one process, if there
+    is neither dropout nor batch normalisation in train mode.
 
     Parameters
     ----------
-    models : sequence of nn.Module
-        Of one architecture, without batch normalisation in train mode; on the device of `x`.
+    model : nn.Module
     x, y : Tensor
-        Training images and labels.
-    strengths, seeds : sequence
-        λ of :func:`gradient_penalty_loss` and the seed of the order of the batches, one a
-        model. Dropout follows the seed of the first.
+        Training images, float in [0, 1] or bytes, and labels. Or x a DataLoader of images
+        and labels in batches, such as :func:`lesson_utils.images.loader`, and no y.
+    strength : float
+        λ of :func:`gradient_penalty_loss`.
     recipe : Recipe
+    seed : int
+        Of the order of the batches, of shifts and of dropout.
     checkpoint : Path, optional
         File that holds the state after each epoch. If it exists training continues from
         it. On a CPU the weights are then bit for bit those of an uninterrupted run:
@@ -167,123 +179,152 @@ def train(
 
     Returns
     -------
-    list of History
+    History
 
     Raises
     ------
     ValueError
-        `models`, `strengths` and `seeds` are not of one length ≥ 1, a strength is
-        negative, or the checkpoint is of another training.
+        `strength` is negative, or the checkpoint is of another training.
     """
     from tqdm.auto import tqdm
 
-    if not len(models) == len(strengths) == len(seeds) >= 1:
-        raise ValueError("train needs at least one model, and one strength and one seed a model")
-    if not all(strength >= 0 for strength in strengths):
-        raise ValueError(f"strengths must be numbers ≥ 0, got {list(strengths)}")
-    team = _Single(*models, *strengths) if len(models) == 1 else _Team(models, strengths)
+    if not strength >= 0:
+        raise ValueError(f"strength must be a number ≥ 0, got {strength}")
+    # this memory format makes the convolutions faster on a CPU
+    _training_mode(model.to(memory_format=torch.channels_last), recipe)
+    shared = DistributedDataParallel(model) if processes()[1] > 1 else model
     optimizer = torch.optim.SGD(
-        team.parameters.values(),
+        model.parameters(),
         lr=recipe.learning_rate,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
     )
-    identity = json.dumps([asdict(recipe), list(strengths), list(seeds), len(x)])
-    epochs = _resume(checkpoint, identity, team.parameters, optimizer)  # rows: seconds, losses
-    batches = math.ceil(len(x) / recipe.batch_size)
+    n = len(x) if isinstance(x, Tensor) else len(x.dataset)
+    rules = {item.name: getattr(recipe, item.name) for item in fields(Recipe)}
+    identity = json.dumps([rules, strength, seed, n])
+    epochs = _resume(checkpoint, identity, model, optimizer)  # rows: seconds, loss
+    steps = math.ceil(n / recipe.batch_size)
     bar = tqdm(
-        desc=f"λ = {', '.join(map(str, strengths))}"[:40],
-        total=recipe.epochs * batches,
-        initial=len(epochs) * batches,
-        disable=not progress,
+        desc=f"λ = {strength:g}",
+        total=recipe.epochs * steps,
+        initial=len(epochs) * steps,
+        disable=not progress or processes()[0] > 0,
     )
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), bar:
-        while len(epochs) < recipe.epochs and not _all_diverged(epochs):
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
+        while len(epochs) < recipe.epochs and all(math.isfinite(loss) for _, loss in epochs):
             began = time.perf_counter()
-            order = _start_epoch(len(epochs), seeds, len(x)).to(x.device)
+            order = _start_epoch(len(epochs), seed, n)
             decay = recipe.decay_factor ** (len(epochs) // recipe.decay_every)
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * decay
-            losses = _epoch(team, optimizer, x, y, order.split(recipe.batch_size, 1), bar)
-            epochs.append([time.perf_counter() - began, *losses])
-            _save(checkpoint, identity, team.parameters, optimizer, epochs)
-    team.hand_back()
-    seconds = sum(row[0] for row in epochs)
-    return [_history([row[m] for row in epochs], seconds) for m in range(1, len(models) + 1)]
-
-
-class _Single:
-    """One model and its objective."""
-
-    def __init__(self, model: nn.Module, strength: float):
-        # this memory format makes the convolutions faster on a CPU
-        self.model = model.to(memory_format=torch.channels_last).train()
-        self.strength = strength
-        self.parameters = dict(model.named_parameters())
-
-    def objectives(self, x: Tensor, y: Tensor) -> Tensor:
-        return gradient_penalty_loss(self.model, x[0], y[0], self.strength)[0].unsqueeze(0)
-
-    def hand_back(self) -> None:
-        self.model.eval()
-
-
-class _Team:
-    """Several models as one: weights, images and objectives have a leading axis of models."""
-
-    def __init__(self, models: Sequence[nn.Module], strengths: Sequence[float]):
-        self.models = [model.train() for model in models]
-        self.parameters, self.buffers = stack_module_state(self.models)
-        self.skeleton = copy.deepcopy(models[0]).to("meta")
-        self.strengths = torch.as_tensor(strengths).to(next(iter(self.parameters.values())))
-
-    def _forward(self, parameters, buffers, x: Tensor) -> Tensor:
-        return functional_call(self.skeleton, (parameters, buffers), (x,))
-
-    def objectives(self, x: Tensor, y: Tensor) -> Tensor:
-        x = x.detach().requires_grad_(True)
-        forward = vmap(self._forward, randomness="different")
-        logits = forward(self.parameters, self.buffers, x)
-        losses = cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y)
-        (grad,) = torch.autograd.grad(losses.sum(), x, create_graph=True)
-        return losses.mean(1) + self.strengths * grad.flatten(2).square().sum(2).mean(1)
-
-    @torch.no_grad()
-    def hand_back(self) -> None:
-        for m, model in enumerate(self.models):
-            for name, parameter in model.eval().named_parameters():
-                parameter.copy_(self.parameters[name][m])
-
-
-def _start_epoch(epoch: int, seeds: Sequence[int], n: int) -> Tensor:
-    """Seed dropout and draw the orders of the n images, `(models, n)`, from (seed, epoch) alone."""
-    state = np.random.SeedSequence([seeds[0], epoch]).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0]))
-    orders = [np.random.default_rng([seed, epoch]).permutation(n) for seed in seeds]
-    return torch.as_tensor(np.stack(orders))
-
-
-def _epoch(team, optimizer, x: Tensor, y: Tensor, batches, bar) -> list[float]:
-    """One pass over the data; mean objective of each model, NaN where its weights are not finite."""
-    total = 0.0
-    for batch in batches:  # indices, `(models, batch)`
-        optimizer.zero_grad()
-        objectives = team.objectives(x[batch], y[batch])
-        objectives.sum().backward()  # models share no weights: each gets its own gradient
-        optimizer.step()
-        total = total + objectives.detach().double() * batch.shape[1]
-        bar.update()
-    for parameter in team.parameters.values():  # 0 · finite = 0, 0 · inf = NaN
-        total = total + (0 * parameter.detach().reshape(len(total), -1)).sum(1)
-    return (total / len(x)).tolist()
-
-
-def _all_diverged(epochs: list[list[float]]) -> bool:
-    return bool(epochs) and not any(map(math.isfinite, epochs[-1][1:]))
-
-
-def _history(losses: list[float], seconds: float) -> History:
+            batches = _shares(x, y, order, recipe) if y is not None else _loaded(x, len(epochs))
+            step = partial(_step, shared, optimizer, strength, recipe.bfloat16)
+            loss = _epoch(step, batches, device, bar)
+            finite = all(p.isfinite().all() for p in model.parameters())
+            epochs.append([time.perf_counter() - began, loss if finite else math.nan])
+            _save(checkpoint, identity, model, optimizer, epochs)
+    model.eval().to(memory_format=torch.contiguous_format)
+    losses = [loss for _, loss in epochs]
     diverged = next((e for e, loss in enumerate(losses) if not math.isfinite(loss)), None)
-    return History(losses[:diverged], diverged, seconds)
+    return History(losses[:diverged], diverged, sum(row[0] for row in epochs))
+
+
+def join_processes(device: str = "cpu") -> str:
+    """Under torchrun: meet the other processes. Does nothing in a process of its own.
+
+    Parameters
+    ----------
+    device : str
+        `cpu`, or `cuda`: then each process of a machine takes a GPU of its own.
+
+    Returns
+    -------
+    str
+        The device of this process.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return device
+    # After a restart torchrun's store still holds the addresses of the processes that died
+    # (PyTorch issue 135712): each attempt keeps its entries apart.
+    store, rank, world = next(distributed.rendezvous("env://"))
+    store = distributed.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], store)
+    patience = timedelta(days=1)  # others may train or measure for hours meanwhile
+    if device == "cuda":
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group(store=store, rank=rank, world_size=world, timeout=patience)
+    return device
+
+
+def processes() -> tuple[int, int]:
+    """Number of this process among those that train together, and how many they are."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def _training_mode(model: nn.Module, recipe: Recipe) -> None:
+    model.train()
+    for module in model.modules():
+        if recipe.freeze_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def _start_epoch(epoch: int, seed: int, n: int) -> Tensor:
+    """Seed dropout and draw an order of n images, from seed and epoch alone."""
+    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]))
+    return torch.as_tensor(np.random.default_rng([seed, epoch]).permutation(n))
+
+
+def _shares(x: Tensor, y: Tensor, order: Tensor, recipe: Recipe) -> Iterator[_Batch]:
+    rank, world = processes()
+    for batch in order.split(recipe.batch_size):
+        images = x[batch.to(x.device)]
+        images = images / 255 if images.dtype == torch.uint8 else images
+        if recipe.augment:  # before it is shared out, so that all processes draw alike
+            images = _flip_and_shift(images)
+        count = len(range(rank, len(batch), world))
+        # Of a batch with fewer images than processes some get a copy that does not count.
+        mine = slice(rank, None, world) if count else slice(1)
+        yield images[mine], y[batch.to(y.device)][mine], count, len(batch)
+
+
+def _loaded(loader: DataLoader, epoch: int) -> Iterator[_Batch]:
+    if hasattr(loader.sampler, "set_epoch"):
+        loader.sampler.set_epoch(epoch)
+    for images, labels in loader:
+        yield images, labels, len(labels), len(labels) * processes()[1]
+
+
+def _flip_and_shift(x: Tensor) -> Tensor:
+    from torchvision.transforms.v2 import RandomCrop
+
+    mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+    shift = RandomCrop(x.shape[2:], padding=x.shape[3] // 8, padding_mode="reflect")
+    return shift(torch.where(mirrored, x.flip(3), x))
+
+
+def _step(model, optimizer, strength: float, bfloat16: bool, x: Tensor, y: Tensor, weight: float):
+    optimizer.zero_grad()
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bfloat16):
+        loss, _ = gradient_penalty_loss(model, x, y, strength)
+    (weight * loss).backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def _epoch(step, batches: Iterable[_Batch], device: torch.device, bar) -> float:
+    """One pass over the data; mean of the objective over all images of all processes."""
+    total, world = torch.zeros(2, dtype=torch.float64, device=device), processes()[1]
+    for x, y, count, size in batches:  # count: images of this process, of `size` in all
+        # Processes average their gradients: weighted so, that is the gradient of the whole batch.
+        loss = step(x.to(device), y.to(device), count * world / size)
+        total += torch.stack([loss.double() * count, loss.new_tensor(count).double()])
+        bar.update()
+    if world > 1:
+        distributed.all_reduce(total)
+    return (total[0] / total[1]).item()
 
 
 def write(path: Path, content: bytes) -> None:
@@ -294,21 +335,21 @@ def write(path: Path, content: bytes) -> None:
     os.replace(unfinished, path)
 
 
-def _save(checkpoint: Path | None, identity: str, parameters, optimizer, epochs) -> None:
-    if checkpoint is None:
+def _save(checkpoint: Path | None, identity: str, model, optimizer, epochs) -> None:
+    if checkpoint is None or processes()[0] > 0:
         return
     from safetensors.torch import save
 
-    tensors = {"epochs": torch.tensor(epochs, dtype=torch.float64)}
-    for name, p in parameters.items():
-        tensors[f"weight.{name}"] = p.detach().contiguous()
+    tensors = {f"weight.{name}": value.contiguous() for name, value in model.state_dict().items()}
+    tensors["epochs"] = torch.tensor(epochs, dtype=torch.float64)
+    for name, p in model.named_parameters():
         if optimizer.defaults["momentum"]:
             tensors[f"momentum.{name}"] = optimizer.state[p]["momentum_buffer"].contiguous()
     write(checkpoint, save(tensors, metadata={"training": identity}))
 
 
 @torch.no_grad()
-def _resume(checkpoint: Path | None, identity: str, parameters, optimizer) -> list[list[float]]:
+def _resume(checkpoint: Path | None, identity: str, model, optimizer) -> list[list[float]]:
     """Load the checkpoint, if there is one; a row of seconds and losses for each epoch done."""
     if checkpoint is None or not checkpoint.exists():
         return []
@@ -320,8 +361,9 @@ def _resume(checkpoint: Path | None, identity: str, parameters, optimizer) -> li
                 f"{checkpoint} belongs to another training, {stored.metadata()['training']} and "
                 f"not {identity}: delete it, or name another file"
             )
-        for name, p in parameters.items():
-            p.copy_(stored.get_tensor(f"weight.{name}"))
+        for name, value in model.state_dict().items():
+            value.copy_(stored.get_tensor(f"weight.{name}"))
+        for name, p in model.named_parameters():
             if optimizer.defaults["momentum"]:
                 momentum = stored.get_tensor(f"momentum.{name}")
                 optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(momentum)

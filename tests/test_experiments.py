@@ -164,7 +164,7 @@ def test_other_settings_or_images_are_refused(record, tmp_path, made_up_mnist):
 
 
 def test_a_diverged_model_is_recorded_and_the_sweep_goes_on(tmp_path):
-    tiny = replace(TINY, strengths=(1e30, 0.0), together=2)
+    tiny = replace(TINY, strengths=(1e30, 0.0))
     found = run(tiny, tmp_path)
     bad, good = found["models"]
     assert bad["diverged"] is not None
@@ -336,8 +336,8 @@ print(json.dumps(found))
 
 
 def test_killed_at_random_points_it_ends_in_the_same_record(tmp_path):
-    """Two models trained together, then one alone; about eighty files are written in a run."""
-    change = {"epochs": 35, "decay_every": 20, "attack_images": 1, "together": 2}
+    """Three models; more than a hundred files are written in a run."""
+    change = {"epochs": 35, "decay_every": 20, "attack_images": 1}
     settings = replace(TINY, strengths=(0.0, 0.1, 0.3), **change)
     dice = random.Random(0)
     strikes = [(dice.randint(2, 15), dice.uniform(0, 0.1)) for _ in range(10)] + [(1e9, 0)]

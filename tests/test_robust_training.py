@@ -1,9 +1,12 @@
-"""`train`: the paper's loop, alone and together, interrupted and not."""
+"""`train`: the paper's loop, interrupted and not."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
 
 from lesson_utils import training
 from lesson_utils.models import SmallNet, mlp
@@ -26,8 +29,7 @@ def smallnet(seed=0, dropout=True, dtype=torch.float32):
 
 
 def one(net, images, strength=0.0, *, seed=0, recipe=RECIPE, **options):
-    (history,) = train([net], *images, strengths=[strength], seeds=[seed], recipe=recipe, **options)
-    return history
+    return train(net, *images, strength=strength, seed=seed, recipe=recipe, **options)
 
 
 def weights(net):
@@ -45,7 +47,7 @@ def test_strength_zero_is_plain_training_bit_for_bit(images):
     with torch.random.fork_rng():
         for epoch in range(4):
             total = 0.0
-            order = training._start_epoch(epoch, [0], len(x))[0]
+            order = training._start_epoch(epoch, 0, len(x))
             for batch in order.split(50):
                 sgd.zero_grad()
                 loss = cross_entropy(plain(x[batch]), y[batch])
@@ -71,45 +73,36 @@ def test_seed_decides_order_and_dropout_and_the_global_state_stays(images):
     assert not torch.equal(weights(nets["first"]), weights(nets["other"]))
 
 
-def test_every_epoch_has_its_own_order_of_all_images():
-    first, second = (training._start_epoch(epoch, [0, 1], 20) for epoch in (0, 1))
-    assert torch.equal(first.sort(1).values, torch.arange(20).expand(2, -1))
-    assert not torch.equal(first[0], first[1])
-    assert not torch.equal(first[0], second[0])
+def test_every_epoch_and_seed_has_its_own_order_of_all_images():
+    first, second, other = (training._start_epoch(*which, 20) for which in ((0, 0), (1, 0), (0, 1)))
+    assert torch.equal(first.sort().values, torch.arange(20))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
 
 
-def test_together_is_one_by_one_without_dropout(images):
-    """Convolution, max pooling and double backward under vmap, in float64."""
-    x, y = images[0].double(), images[1]
-    strengths, seeds = [0.0, 0.3, 3.0, 0.3], [0, 0, 0, 3]
-    make = [lambda seed=seed: smallnet(seed, dropout=False, dtype=x.dtype) for seed in seeds]
-    together, single = [net() for net in make], [net() for net in make]
-    options = {"recipe": RECIPE, "strengths": strengths, "seeds": seeds}
-    histories = train(together, x, y, **options)
-    for k, net in enumerate(single):
-        alone = one(net, (x, y), strengths[k], seed=seeds[k])
-        torch.testing.assert_close(weights(together[k]), weights(net), rtol=1e-9, atol=1e-9)
-        assert histories[k].losses == pytest.approx(alone.losses, rel=1e-9)
-    # and the four did become four different models
-    assert all((weights(together[0]) - weights(net)).abs().max() > 1e-3 for net in together[1:])
+def batch_norm():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)
+    )
 
 
-def test_dropout_differs_between_models_trained_together(images):
-    nets = [smallnet(0), smallnet(0)]
-    train(nets, *images, recipe=RECIPE, strengths=[0.0, 0.0], seeds=[0, 0])
-    assert not torch.equal(weights(nets[0]), weights(nets[1]))
-
-
-@pytest.mark.parametrize("team", [1, 2])
+@pytest.mark.parametrize("make", [smallnet, batch_norm])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_resumed_training_ends_in_the_same_bits(images, tmp_path, monkeypatch, team, momentum):
-    recipe = Recipe(epochs=4, batch_size=50, learning_rate=0.5, decay_every=2, momentum=momentum)
-    options = {"recipe": recipe, "strengths": [0.1, 1.0][:team], "seeds": [0, 1][:team]}
+def test_resumed_training_ends_in_the_same_bits(images, tmp_path, monkeypatch, make, momentum):
+    options = {
+        "epochs": 4,
+        "batch_size": 50,
+        "learning_rate": 0.1,
+        "decay_every": 2,
+        "augment": True,
+    }
+    recipe = Recipe(momentum=momentum, **options)
 
     def run(checkpoint=None):
-        nets = [smallnet(seed) for seed in range(team)]
-        histories = train(nets, *images, checkpoint=checkpoint, **options)
-        return torch.stack([weights(net) for net in nets]), [h.losses for h in histories]
+        net = make()
+        history = one(net, images, 0.1, recipe=recipe, checkpoint=checkpoint)
+        return torch.cat([v.flatten().double() for v in net.state_dict().values()]), history.losses
 
     def write_and_keep(path, content, write=training.write):
         snapshots.append(content)
@@ -125,6 +118,51 @@ def test_resumed_training_ends_in_the_same_bits(images, tmp_path, monkeypatch, t
         resumed, resumed_losses = run(tmp_path / "state")
         assert torch.equal(resumed, whole)
         assert resumed_losses == losses
+
+
+def test_frozen_statistics_stay(images):
+    for frozen in (True, False):
+        net = batch_norm()
+        before = net[1].running_mean.clone()
+        one(net, images, recipe=replace(RECIPE, freeze_statistics=frozen, learning_rate=0.01))
+        assert torch.equal(net[1].running_mean, before) == frozen
+        assert not net[1].training
+
+
+def test_bytes_are_pixels(images):
+    x, y = (images[0] * 255).round().byte(), images[1]
+    from_bytes, from_floats = smallnet(), smallnet()
+    one(from_bytes, (x, y), 0.1)
+    one(from_floats, (x / 255, y), 0.1)
+    assert torch.equal(weights(from_bytes), weights(from_floats))
+
+
+def test_loader_gives_the_same_as_tensors(images):
+    """One batch an epoch, so that the order plays no part."""
+    x, y = images[0].double(), images[1]
+    recipe = replace(RECIPE, batch_size=len(x), learning_rate=0.05)
+    by_tensor, by_loader = (smallnet(dropout=False, dtype=x.dtype) for _ in range(2))
+    one(by_tensor, (x, y), 0.1, recipe=recipe)
+    loader = DataLoader(TensorDataset(x, y), batch_size=len(x))
+    history = one(by_loader, (loader,), 0.1, recipe=recipe)
+    torch.testing.assert_close(weights(by_loader), weights(by_tensor), rtol=1e-9, atol=1e-9)
+    assert len(history.losses) == 4
+
+
+def test_augmented_images_are_mirrored_and_shifted():
+    torch.manual_seed(0)
+    x = torch.arange(64.0).view(1, 1, 8, 8).expand(200, 3, 8, 8)
+    rows, columns = set(), set()
+    for _ in range(60):
+        seen = training._flip_and_shift(x)
+        assert seen.shape == x.shape
+        assert torch.equal(seen[:, 0], seen[:, 2])  # channels move together
+        inner = seen[:, 0, 2:6, 2:6]  # a shift by at most one pixel leaves these in the image
+        plain = inner[:, 0, 1] > inner[:, 0, 0]  # to the right brighter: not mirrored
+        assert 0.3 < plain.double().mean() < 0.7
+        rows |= set((inner[plain][:, 0, 0] // 8).int().tolist())
+        columns |= set((inner[plain][:, 0, 0] % 8).int().tolist())
+    assert rows == columns == {1, 2, 3}
 
 
 def test_checkpoint_of_another_training_is_refused(images, tmp_path):
@@ -145,25 +183,10 @@ def test_divergence_is_noticed(images, strength):
     assert len(history.losses) == history.diverged
 
 
-def test_a_diverged_model_does_not_disturb_the_others(images):
-    x, y = images[0].double(), images[1]
-    nets = [smallnet(0, dropout=False, dtype=x.dtype) for _ in range(2)]
-    good, bad = train(nets, x, y, recipe=RECIPE, strengths=[0.1, 1e300], seeds=[0, 0])
-    alone = smallnet(0, dropout=False, dtype=x.dtype)
-    one(alone, (x, y), 0.1)
-    torch.testing.assert_close(weights(nets[0]), weights(alone), rtol=1e-9, atol=1e-9)
-    assert bad.diverged == 0
-    assert good.diverged is None
-
-
 def test_input_is_checked(images):
-    options = {"recipe": RECIPE, "seeds": [0]}
-    with pytest.raises(ValueError, match="at least one model"):
-        train([], *images, strengths=[], seeds=[], recipe=RECIPE)
-    with pytest.raises(ValueError, match="one strength and one seed"):
-        train([smallnet()], *images, strengths=[0.0, 1.0], **options)
-    with pytest.raises(ValueError, match="numbers ≥ 0"):
-        train([smallnet()], *images, strengths=[float("nan")], **options)
+    for strength in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="number ≥ 0"):
+            one(smallnet(), images, strength)
 
 
 def test_progress_goes_to_the_error_stream_if_asked_for(images, capsys):

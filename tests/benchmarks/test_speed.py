@@ -11,7 +11,7 @@ from torch.func import jacrev, vmap
 from lesson_utils import homogeneous_decomposition, linearized_robustness, measure, minimal_l2
 from lesson_utils.data import load_digits
 from lesson_utils.models import SmallNet, mlp
-from lesson_utils.training import Recipe, fit, gradient_penalty_loss, train
+from lesson_utils.training import fit, gradient_penalty_loss
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -133,23 +133,3 @@ def test_training_step(benchmark, strength, layout):
         gradient_penalty_loss(net, x, y, strength)[0].backward()
 
     benchmark.pedantic(timed(step), rounds=15, warmup_rounds=3)
-
-
-SWEEP = 16 if DEVICE == "cuda" else 3
-
-
-def sweep(nets, x, y, team):
-    for k in range(0, SWEEP, team):
-        strengths = [0.1 * m for m in range(k, min(k + team, SWEEP))]
-        group = nets[k : k + team]
-        recipe = Recipe(epochs=1)
-        train(group, x, y, strengths=strengths, seeds=[0] * len(group), recipe=recipe)
-
-
-@pytest.mark.benchmark(group=f"{SWEEP} networks, 5 steps of each, batches of 100 28×28, {DEVICE}")
-@pytest.mark.parametrize("team", [1, SWEEP], ids=["one by one", "together"])
-def test_sweep(benchmark, team):
-    torch.manual_seed(0)
-    nets = [SmallNet().to(DEVICE) for _ in range(SWEEP)]
-    x, y = torch.rand(500, 1, 28, 28, device=DEVICE), torch.randint(0, 10, (500,), device=DEVICE)
-    benchmark.pedantic(timed(sweep), (nets, x, y, team), rounds=3, warmup_rounds=1)
