@@ -163,8 +163,8 @@ def train(
     ----------
     model : nn.Module
     x, y : Tensor
-        Training images, float in [0, 1] or bytes, and labels. Or x a DataLoader of images
-        and labels in batches, such as :func:`lesson_utils.images.loader`, and no y.
+        Training images, float in [0, 1] or bytes, and labels. Or x a DataLoader of
+        images and labels in batches (for each process its share), and no y.
     strength : float
         λ of :func:`gradient_penalty_loss`.
     recipe : Recipe
