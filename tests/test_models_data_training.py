@@ -1,10 +1,22 @@
+import pickle
+
 import pytest
 import torch
+import torchvision
+from safetensors.torch import save_file
 from torch import nn
 
 from lesson_utils import gradient_penalty_loss
 from lesson_utils.data import data_root, load_digits
-from lesson_utils.models import Normalize, SmallNet, mlp
+from lesson_utils.models import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalize,
+    SmallNet,
+    load_weights,
+    mlp,
+    resnet,
+)
 from lesson_utils.training import accuracy, fit
 
 # --- models ------------------------------------------------------------------
@@ -43,6 +55,54 @@ def test_mlp():
     assert net(torch.rand(2, 1, 8, 8)).shape == (2, 10)
     with pytest.raises(ValueError, match="input and output"):
         mlp([64])
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_resnet_is_torchvisions_behind_a_normalisation(depth):
+    theirs = torchvision.models.get_model(f"resnet{depth}", num_classes=10)
+    ours = resnet(depth, 10)
+    assert isinstance(ours[0], Normalize)
+    assert shapes(ours[1]) == shapes(theirs)
+    ours[1].load_state_dict(theirs.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    assert torch.allclose(ours.eval()(x), theirs.eval()((x - mean) / std), atol=1e-5)
+
+
+def shapes(model):
+    return {name: value.shape for name, value in model.state_dict().items()}
+
+
+def test_narrow_resnet_for_small_images():
+    wide, narrow = (resnet(18, 10, width=w, small_images=True) for w in (64, 16))
+    count = [sum(p.numel() for p in net.parameters()) for net in (wide, narrow)]
+    assert 15 < count[0] / count[1] < 16.5  # a quarter of the channels on either side
+    seen = []
+    narrow[1].layer1.register_forward_hook(lambda module, x, y: seen.append(y.shape))
+    assert narrow.eval()(torch.rand(2, 3, 64, 64)).shape == (2, 10)
+    assert seen == [(2, 16, 32, 32)]  # one stride of two, no pooling before the blocks
+    with pytest.raises(ValueError, match="pretrained weights need"):
+        resnet(18, 10, pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pt"])
+def test_load_weights(tmp_path, name):
+    torch.manual_seed(0)
+    trained, other = mlp([4, 3, 2]), mlp([4, 3, 2])
+    save = save_file if name.endswith("safetensors") else torch.save
+    save(trained.state_dict(), tmp_path / name)
+    x = torch.rand(5, 4)
+    assert not torch.equal(trained(x), other(x))
+    assert torch.equal(load_weights(other.train(), tmp_path / name)(x), trained(x))
+    assert not other.training
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_weights(mlp([4, 5, 2]), tmp_path / name)
+
+
+def test_load_weights_executes_nothing(tmp_path):
+    torch.save({"weight": print}, tmp_path / "weights.pt")
+    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights.only"):
+        load_weights(mlp([4, 2]), tmp_path / "weights.pt")
 
 
 # --- data --------------------------------------------------------------------
