@@ -26,6 +26,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .attacks import AttackResult, by_foolbox, line_search, minimal_l2, projected_gradient
@@ -233,8 +235,6 @@ def _train_model(
     strength: float, seed: int, data: Dataset, settings: Settings, out: Path, progress
 ):
     """Train a model and write its weights, unless that is done."""
-    from safetensors.torch import save
-
     name = _name(strength, seed)
     target = out / "models" / f"{name}.safetensors"
     checkpoint = out / "state" / f"{name}.training.safetensors"
@@ -249,8 +249,6 @@ def _train_model(
 
 def _measure_model(name: str, data: Dataset, settings: Settings, out: Path) -> None:
     """Write every value of every image for one model, unless that is done or it diverged."""
-    from safetensors.torch import save
-
     path = out / "state" / f"{name}.samples.safetensors"
     model, history = _read_model(out, name, settings)
     if path.exists() or history["diverged"] is not None:
@@ -304,9 +302,6 @@ def _summaries(values: dict[str, Tensor]) -> dict:
 
 
 def _write_record(settings: Settings, out: Path) -> None:
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save
-
     provenance = json.loads((out / "state" / "run.json").read_text())
     models, merged, timing = [], {}, {"training": {}, "measuring": {}}
     for strength, seed in settings.models():
@@ -316,9 +311,8 @@ def _write_record(settings: Settings, out: Path) -> None:
         models.append({"name": name, "strength": strength, "seed": seed, **history})
         if history["diverged"] is None:
             path = out / "state" / f"{name}.samples.safetensors"
-            values = load_file(path)
-            with safe_open(path, "pt") as stored:
-                timing["measuring"][name] = float(stored.metadata()["seconds"])
+            values, notes = _stored(path)
+            timing["measuring"][name] = float(notes["seconds"])
             models[-1] |= _summaries(values)
             merged |= {f"{name}/{key}": value for key, value in values.items()}
     write(out / "samples.safetensors", save(merged))
@@ -342,15 +336,19 @@ def _as_text(value):
 
 
 def _read_model(folder: Path, name: str, settings: Settings) -> tuple[SmallNet, dict]:
-    from safetensors import safe_open
-
     path, model = folder / "models" / f"{name}.safetensors", _network(settings)
     if not path.exists():
         there = ", ".join(sorted(other.stem for other in path.parent.glob("*.safetensors")))
         raise FileNotFoundError(f"{folder} has no weights of {name}, only of: {there}")
+    weights, notes = _stored(path)
+    model.load_state_dict(weights)
+    return model.eval(), json.loads(notes["history"])
+
+
+def _stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a file, and the notes beside them."""
     with safe_open(path, "pt") as stored:
-        model.load_state_dict({key: stored.get_tensor(key) for key in model.state_dict()})
-        return model.eval(), json.loads(stored.metadata()["history"])
+        return {key: stored.get_tensor(key) for key in stored.keys()}, stored.metadata()  # noqa: SIM118
 
 
 def load_record(folder: str | Path) -> dict:
@@ -418,8 +416,6 @@ def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str
     KeyError
         The record has no values of such a network, or it diverged.
     """
-    from safetensors.torch import load_file
-
     start, values = _name(strength, seed) + "/", load_file(Path(folder) / "samples.safetensors")
     found = {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
     if not found:
@@ -445,8 +441,6 @@ def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -
     dict
         The new record.
     """
-    from safetensors.torch import save
-
     folder, target, record = Path(folder), Path(target), load_record(folder)
     settings = _settings(record["settings"])
     data = _load(settings)

@@ -127,8 +127,6 @@ class Recipe:
     """Mirror half of the images of a batch and shift it as a whole, by up to an eighth of its width."""
     freeze_statistics: bool = False
     """Keep batch normalisation in eval mode: in train mode it couples the samples of a batch."""
-    bfloat16: bool = False
-    """Compute layers in half precision (`torch.autocast`); weights and losses stay float32."""
 
 
 class History(NamedTuple):
@@ -211,6 +209,7 @@ def train(
         disable=not progress or processes()[0] > 0,
     )
     device = next(model.parameters()).device
+    step = partial(_step, shared, optimizer, strength)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
         while len(epochs) < recipe.epochs and all(math.isfinite(loss) for _, loss in epochs):
             began = time.perf_counter()
@@ -218,7 +217,6 @@ def train(
             decay = recipe.decay_factor ** (len(epochs) // recipe.decay_every)
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * decay
             batches = _shares(x, y, order, recipe) if y is not None else _loaded(x, len(epochs))
-            step = partial(_step, shared, optimizer, strength, recipe.bfloat16)
             loss = _epoch(step, batches, device, bar)
             finite = all(p.isfinite().all() for p in model.parameters())
             epochs.append([time.perf_counter() - began, loss if finite else math.nan])
@@ -305,10 +303,9 @@ def _flip_and_shift(x: Tensor) -> Tensor:
     return shift(torch.where(mirrored, x.flip(3), x))
 
 
-def _step(model, optimizer, strength: float, bfloat16: bool, x: Tensor, y: Tensor, weight: float):
+def _step(model, optimizer, strength: float, x: Tensor, y: Tensor, weight: float) -> Tensor:
     optimizer.zero_grad()
-    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=bfloat16):
-        loss, _ = gradient_penalty_loss(model, x, y, strength)
+    loss, _ = gradient_penalty_loss(model, x, y, strength)
     (weight * loss).backward()
     optimizer.step()
     return loss.detach()
@@ -316,15 +313,17 @@ def _step(model, optimizer, strength: float, bfloat16: bool, x: Tensor, y: Tenso
 
 def _epoch(step, batches: Iterable[_Batch], device: torch.device, bar) -> float:
     """One pass over the data; mean of the objective over all images of all processes."""
-    total, world = torch.zeros(2, dtype=torch.float64, device=device), processes()[1]
+    total, seen, world = torch.zeros((), dtype=torch.float64, device=device), 0, processes()[1]
     for x, y, count, size in batches:  # count: images of this process, of `size` in all
         # Processes average their gradients: weighted so, that is the gradient of the whole batch.
         loss = step(x.to(device), y.to(device), count * world / size)
-        total += torch.stack([loss.double() * count, loss.new_tensor(count).double()])
+        total += loss.double() * count
+        seen += count
         bar.update()
+    sums = torch.stack([total, total.new_tensor(seen)])
     if world > 1:
-        distributed.all_reduce(total)
-    return (total[0] / total[1]).item()
+        distributed.all_reduce(sums)
+    return (sums[0] / sums[1]).item()
 
 
 def write(path: Path, content: bytes) -> None:
