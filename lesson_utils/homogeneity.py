@@ -8,6 +8,8 @@ for (x, b) ↦ Ψ). Etmann et al. 2019, homogeneous decomposition theorem.
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -89,37 +91,28 @@ def effective_bias(module: nn.Module) -> Tensor | None:
     return None
 
 
-class _BiasProbes:
-    """Adds a zero to the output of each module with a bias, to differentiate by.
+def _probe_biases(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, list]:
+    """Leaf and logits; for each call of a module with a bias its name, bias, and a zero in between.
 
-    A zero leaf of its own, because the output itself may be changed in place by the next
-    layer (in-place ReLU, `out += identity`), which would bend the derivative.
+    The zero is added to the output of the module, to differentiate by. A leaf of its own, because
+    the output itself may be changed in place by the next layer (in-place ReLU, `out += identity`),
+    which would bend the derivative.
     """
+    probes = []
 
-    def __init__(self, model: nn.Module):
-        self.names, self.zeros, self.biases = [], [], []
-        self.handles = [
-            module.register_forward_hook(self._hook(name or type(module).__name__, bias.detach()))
-            for name, module in model.named_modules()
-            if (bias := effective_bias(module)) is not None
-        ]
+    def add_zero(name: str, bias: Tensor, module: nn.Module, inputs, output: Tensor) -> Tensor:
+        by_channel = bias.ndim == 1 and not isinstance(module, nn.Linear)
+        bias = bias.view(-1, *[1] * (output.ndim - 2)) if by_channel else bias
+        zero = torch.zeros_like(output, requires_grad=True)
+        probes.append((name, bias, zero))
+        return output + zero
 
-    def _hook(self, name: str, bias: Tensor):
-        def add_zero(module: nn.Module, inputs, output: Tensor) -> Tensor:
-            by_channel = bias.ndim == 1 and not isinstance(module, nn.Linear)
-            self.names.append(name)
-            self.zeros.append(torch.zeros_like(output, requires_grad=True))
-            self.biases.append(bias.view(-1, *[1] * (output.ndim - 2)) if by_channel else bias)
-            return output + self.zeros[-1]
-
-        return add_zero
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        for handle in self.handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if (bias := effective_bias(module)) is not None:
+                hook = partial(add_zero, name or type(module).__name__, bias.detach())
+                hooks.enter_context(module.register_forward_hook(hook))
+        return *attach(model, x), probes
 
 
 @torch.enable_grad()
@@ -160,18 +153,17 @@ def homogeneous_decomposition(
             "wrap the function in a module"
         )
     check_input(model, x)
-    with _BiasProbes(model) as probes:
-        leaf, logits = attach(model, x)
+    leaf, logits, probes = _probe_biases(model, x)
     check_logits(logits, x)
     x = x.detach()
     index = target_index(target, logits)
     score = pick(logits, index)
-    grads = gradients(score, [leaf, *probes.zeros])
+    grads = gradients(score, [leaf, *(zero for _, _, zero in probes)])
     homogeneous = inner(x, grads[0])
     bias = score.detach() - homogeneous
     per_layer: dict[str, Tensor] = {}
     size = inner(x.abs(), grads[0].abs())  # of all summands, to judge the rounding
-    for name, b, grad in zip(probes.names, probes.biases, grads[1:], strict=True):
+    for (name, b, _), grad in zip(probes, grads[1:], strict=True):
         summands = (b * grad).flatten(1)
         per_layer[name] = per_layer.get(name, 0) + summands.sum(1)
         size = size + summands.abs().sum(1)
