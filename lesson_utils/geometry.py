@@ -7,7 +7,6 @@ Between Adversarial Robustness and Saliency Map Interpretability*, ICML 2019.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -202,8 +201,7 @@ def binarize(model: Model, i: int | Tensor, j: int | Tensor) -> Binarized:
     return Binarized(model, i, j)
 
 
-@dataclass(frozen=True)
-class Measurements:
+class Measurements(NamedTuple):
     """Result of :func:`measure`; every field has shape `(batch,)`.
 
     Lengths are in the L2 units of x.
@@ -255,8 +253,7 @@ class Measurements:
     def to_dict(self) -> dict[str, np.ndarray]:
         """All fields and derived quantities as NumPy arrays by name: a table, one row a sample."""
         derived = ("bound", "lower_bound", "tight_bound", "degree_of_homogeneity")
-        names = [field.name for field in fields(self)] + list(derived)
-        return {name: getattr(self, name).cpu().numpy() for name in names}
+        return {name: getattr(self, name).cpu().numpy() for name in (*self._fields, *derived)}
 
     def to_frame(self):
         """The table of :meth:`to_dict` as a pandas data frame (pandas must be installed)."""
@@ -294,9 +291,7 @@ def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measur
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     parts = [_measure_chunk(model, chunk) for chunk in x.split(chunk_size)]
-    return Measurements(
-        **{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Measurements)}
-    )
+    return Measurements(*map(torch.cat, zip(*parts, strict=True)))
 
 
 @torch.enable_grad()
