@@ -95,15 +95,11 @@ def alignment(x: Tensor, saliency: Tensor) -> Tensor:
     for name, value in (("x", x), ("saliency", saliency)):
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise TypeError(f"{name} must be a floating-point torch.Tensor: use .float() on images")
-    if x.ndim < 2 or x.numel() == 0 or x.shape != saliency.shape:
+    kinds = [(tuple(v.shape), v.dtype, str(v.device)) for v in (x, saliency)]
+    if x.ndim < 2 or x.numel() == 0 or kinds[0] != kinds[1]:
         raise ValueError(
-            "x and saliency must be non-empty batches of one shape (batch, *input_shape), "
-            f"got {tuple(x.shape)} and {tuple(saliency.shape)}"
-        )
-    if (x.dtype, x.device) != (saliency.dtype, saliency.device):
-        raise ValueError(
-            f"x and saliency must share dtype and device, got {x.dtype} on {x.device} and "
-            f"{saliency.dtype} on {saliency.device}: use saliency.to(x)"
+            "x and saliency must be non-empty batches of one shape (batch, *input_shape), one dtype "
+            f"and one device (saliency.to(x) mends these two), got {kinds[0]} and {kinds[1]}"
         )
     direction = saliency / per_sample(norm(saliency), saliency)  # 0/0 = NaN where g = 0
     return inner(x, direction).abs()
