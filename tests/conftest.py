@@ -53,8 +53,7 @@ def made_up_mnist(tmp_path, monkeypatch):
         for name, values in (("images-idx3", images), ("labels-idx1", labels)):
             content = idx(values)
             (raw / f"{part}-{name}-ubyte").write_bytes(content)
-            checksum = hashlib.sha256(content).hexdigest()
-            table[f"{part}-{name}-ubyte"] = (len(content), checksum)
+            table[f"{part}-{name}-ubyte"] = hashlib.sha256(content).hexdigest()
             written[f"{part}-{name}"] = values
     monkeypatch.setattr(data, "MNIST_FILES", table)
     monkeypatch.setenv("LESSONS_DATA", str(tmp_path))

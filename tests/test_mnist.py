@@ -43,20 +43,18 @@ def test_missing_files_are_named_with_the_command_that_fetches_them(made_up_mnis
 def test_damaged_files_are_named(made_up_mnist):
     raw, _ = made_up_mnist
     truncated, altered = raw / "train-images-idx3-ubyte", raw / "t10k-labels-idx1-ubyte"
-    size = truncated.stat().st_size
     truncated.write_bytes(truncated.read_bytes()[:-7])
     altered.write_bytes(altered.read_bytes()[:-1] + b"\x0b")
     with pytest.raises(ValueError, match="damaged") as error:
         load_mnist()
     message = str(error.value)
-    assert f"train-images-idx3-ubyte ({size - 7} bytes instead of {size})" in message
-    assert "t10k-labels-idx1-ubyte (other content" in message
-    assert "train-labels" not in message
+    assert f"official one: {truncated.name}, {altered.name}." in message
+    assert f"load_mnist({str(raw.parents[1])!r}, download=True)" in message
 
 
 def test_unofficial_files_are_refused(made_up_mnist, monkeypatch):
     monkeypatch.setattr(data, "MNIST_FILES", MNIST_FILES)
-    with pytest.raises(ValueError, match="bytes instead of 47040016"):
+    with pytest.raises(ValueError, match=r"damaged.*train-images.*t10k-labels"):
         load_mnist()
 
 
