@@ -87,9 +87,7 @@ def load_digits(
     return Dataset(*parts)
 
 
-def load_mnist(
-    root: str | Path | None = None, *, download: bool = False, limit: int | None = None
-) -> Dataset:
+def load_mnist(root: str | Path | None = None, *, download: bool = False) -> Dataset:
     """The 60,000 and 10,000 handwritten digits of MNIST, 28×28 pixels.
 
     The files are read by torchvision from `root/MNIST/raw`, after their checksums were
@@ -101,8 +99,6 @@ def load_mnist(
         By default the folder of :func:`data_root`.
     download : bool
         Fetch what is missing (about 11 MB) with torchvision; needs a network.
-    limit : int, optional
-        Keep the first `limit` images of either part.
 
     Returns
     -------
@@ -114,7 +110,7 @@ def load_mnist(
     FileNotFoundError
         Files are missing; the message holds the command that fetches them.
     ValueError
-        Files are truncated or altered; the message names them. Also for `limit < 1`.
+        Files are truncated or altered; the message names them.
 
     References
     ----------
@@ -123,16 +119,14 @@ def load_mnist(
     """
     from torchvision.datasets import mnist
 
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
     raw = data_root(root) / "MNIST" / "raw"
     if download and not all((raw / name).exists() for name in MNIST_FILES):
         mnist.MNIST(data_root(root), download=True)
     check_mnist(root)
     parts = []
     for part in ("train", "t10k"):
-        images = mnist.read_image_file(str(raw / f"{part}-images-idx3-ubyte"))[:limit]
-        labels = mnist.read_label_file(str(raw / f"{part}-labels-idx1-ubyte"))[:limit]
+        images = mnist.read_image_file(str(raw / f"{part}-images-idx3-ubyte"))
+        labels = mnist.read_label_file(str(raw / f"{part}-labels-idx1-ubyte"))
         parts += [images.unsqueeze(1).float() / 255, labels]
     return Dataset(*parts)
 
