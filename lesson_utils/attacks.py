@@ -253,7 +253,8 @@ def _deepfool(
         here, own = y[active], label[active]
         leaf, logits = attach(model, here)
         if rival is None:
-            margins = ((m, w) for _, m, w in ranked_margins(logits, leaf, reference=own))
+            ranked = ranked_margins(logits, leaf, reference=own, top_k=10)
+            margins = ((m, w) for _, m, w in ranked)
         else:
             margins = [margin_gradient(logits, leaf, own, rival[active])]
         nearest = torch.full_like(logits[:, 0], torch.inf)

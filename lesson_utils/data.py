@@ -87,6 +87,21 @@ def load_digits(
     return Dataset(*parts)
 
 
+def load_sample_photographs(size: int = 64) -> Tensor:
+    """The two photographs that come with scikit-learn, a temple and a flower.
+
+    Returns
+    -------
+    Tensor, `(2, 3, size, size)`, in [0, 1]: the middle square, reduced with antialiasing.
+    """
+    from sklearn.datasets import load_sample_images
+    from torchvision.transforms.v2 import CenterCrop, Compose, Resize
+
+    cut = Compose([Resize(size), CenterCrop(size)])
+    images = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
+    return torch.stack([cut(image) for image in images]) / 255
+
+
 def load_mnist(root: str | Path | None = None, *, download: bool = False) -> Dataset:
     """The 60,000 and 10,000 handwritten digits of MNIST, 28×28 pixels.
 

@@ -18,7 +18,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -28,18 +28,22 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.utils.data import TensorDataset, default_collate
 
 from .attacks import AttackResult, by_foolbox, line_search, minimal_l2, projected_gradient
-from .data import Dataset, load_digits, load_mnist
+from .data import Dataset, load_digits, load_mnist, load_sample_photographs
 from .geometry import measure
-from .models import SmallNet
-from .training import Recipe, train, write
+from .images import check_images, find_tiny_imagenet, inventory, load_images, loader
+from .models import SmallNet, load_weights, resnet
+from .training import Recipe, join_processes, pixels, processes, train, write
 
 SCHEMA = 1
 """Version of the layout of `record.json`."""
 
-LOADERS = {"digits": load_digits, "mnist": load_mnist}
+SMALL = 128
+"""Photographs up to this size are decoded once and kept as bytes, larger ones anew each time."""
+
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "foolbox")
 
 
@@ -51,8 +55,14 @@ def _setting(default, text: str):
 class Settings(Recipe):
     """All that decides about a record beside the code and the machine; the recipe included."""
 
-    data: str = _setting("mnist", "data set: digits or mnist")
-    train_images: int = _setting(60_000, "train on the first so many images")
+    data: str = _setting("mnist", "digits, mnist, tiny-imagenet, or a folder with train/ and val/")
+    train_images: int = _setting(60_000, "of digits and MNIST: train on the first so many")
+    classes: int = _setting(0, "of photographs: keep so many classes, equally spaced; 0: all")
+    size: int = _setting(64, "of photographs: height and width in pixels")
+    workers: int = _setting(0, f"processes that decode photographs of more than {SMALL} pixels")
+    network: str = _setting("smallnet", "smallnet, resnet18, resnet50, …")
+    width: int = _setting(64, "of a residual network: channels of its first block")
+    weights: str = _setting("", "all trainings start from: a file of weights, or `pretrained`")
     strengths: tuple[float, ...] = _setting((0.0,), "values of λ, in the per-sample convention")
     seeds: tuple[int, ...] = _setting((0,), "seeds of weights, order of images, and dropout")
     repeated: tuple[float, ...] = _setting((), "those λ that are trained with every seed")
@@ -122,14 +132,28 @@ def run(
     """
     _check(settings)
     _attacks(settings)  # complains now, and not after the training, if foolbox is missing
-    out, data = Path(out), _load(settings)
-    _begin(settings, out, data, device, command)
-    data = Dataset(*(part.to(device) for part in data))
-    for strength, seed in settings.models():
+    out, (rank, world), (data, settings) = Path(out), processes(), _load(settings)
+    if rank == 0:
+        _begin(settings, out, data, device, command)
+    data = Dataset(*(part.to(device) if isinstance(part, Tensor) else part for part in data))
+    plan = settings.models()
+    for strength, seed in plan:
         _train_model(strength, seed, data, settings, out, progress)
+        if world == 1:
+            _measure_model(_name(strength, seed), data, settings, out)
+    for strength, seed in plan[rank::world]:  # several processes measure side by side
         _measure_model(_name(strength, seed), data, settings, out)
-    _write_record(settings, out)
+    _meet()
+    if rank == 0:
+        _write_record(settings, out)
+    _meet()
     return load_record(out)
+
+
+def _meet() -> None:
+    """Wait for the other processes, if there are any."""
+    if processes()[1] > 1:
+        distributed.barrier()
 
 
 def _name(strength: float, seed: int) -> str:
@@ -137,15 +161,17 @@ def _name(strength: float, seed: int) -> str:
 
 
 def _check(settings: Settings) -> None:
-    if settings.data not in LOADERS:
-        raise ValueError(f"data must be one of {', '.join(LOADERS)}, got {settings.data!r}")
+    sets = "digits", "mnist", "tiny-imagenet"
+    if settings.data not in sets and not Path(settings.data).is_dir():
+        raise ValueError(f"data must be {', '.join(sets)} or a folder, got {settings.data!r}")
     if not settings.strengths or not settings.seeds:
         raise ValueError("strengths and seeds must name at least one value each")
     if not set(settings.repeated) <= set(settings.strengths):
         raise ValueError(f"repeated must be strengths of the sweep, got {settings.repeated}")
     for name, value in asdict(settings).items():
-        if type(value) is int and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        least = int(name not in ("classes", "workers"))
+        if type(value) is int and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
     if settings.attack_images > settings.images:
         raise ValueError("attack_images are the first of images: there cannot be more of them")
 
@@ -170,23 +196,53 @@ def _attacks(settings: Settings) -> dict[str, Callable[[nn.Module, Tensor], Atta
     }
 
 
-def _load(settings: Settings) -> Dataset:
-    data = LOADERS[settings.data]()
+def _load(settings: Settings) -> tuple[Dataset, Settings]:
+    """Images to train on (a DataLoader, if they are large) and to measure; classes counted."""
+    if settings.data not in ("digits", "mnist"):
+        return _load_photographs(settings)
+    data = load_digits() if settings.data == "digits" else load_mnist()
     n, m = settings.train_images, settings.images
     if n > len(data.x_train) or m > len(data.x_test):
         raise ValueError(
             f"{settings.data} has {len(data.x_train)} training and {len(data.x_test)} test images: "
             f"train_images = {n} or images = {m} is too large"
         )
-    return Dataset(data.x_train[:n], data.y_train[:n], data.x_test[:m], data.y_test[:m])
+    parts = data.x_train[:n], data.y_train[:n], data.x_test[:m], data.y_test[:m]
+    return Dataset(*parts), replace(settings, classes=10)
+
+
+def _load_photographs(settings: Settings) -> tuple[Dataset, Settings]:
+    root = find_tiny_imagenet() if settings.data == "tiny-imagenet" else settings.data
+    options = {"size": settings.size, "classes": settings.classes}
+    if settings.size <= SMALL:
+        x, y, x_test, y_test = load_images(root, **options)
+        test, classes = TensorDataset(x_test, y_test), int(y.max()) + 1
+    else:
+        share, batch_size = processes(), settings.batch_size // processes()[1]
+        options |= {"batch_size": batch_size, "workers": settings.workers}
+        x, y = loader(root, "train", share=share, **options), None
+        test = loader(root, "val", **options).dataset
+        classes = len(test.classes)
+    if settings.images > len(test):
+        raise ValueError(f"{root} has {len(test)} images in val/, fewer than {settings.images}")
+    # The files are sorted by class: measure on some of all classes.
+    chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
+    x_test, y_test = default_collate([test[i] for i in chosen[: settings.images].tolist()])
+    return Dataset(x, y, pixels(x_test), y_test), replace(settings, classes=classes)
 
 
 def _begin(settings: Settings, out: Path, data: Dataset, device: str, command) -> None:
     """Note settings and provenance at the first start; compare them when a run continues."""
     path, digest = out / "state" / "run.json", hashlib.sha256()
     for part in data:
-        digest.update(part.contiguous().numpy().tobytes())
-    asked = json.loads(json.dumps({**asdict(settings), "data_sha256": digest.hexdigest()}))
+        if isinstance(part, Tensor):
+            digest.update(part.contiguous().numpy())
+        elif part is not None:  # of large images names and sizes must do
+            digest.update(repr(inventory(part.dataset)).encode())
+    asked = asdict(settings) | {"data_sha256": digest.hexdigest()}
+    if settings.weights not in ("", "pretrained"):
+        asked["weights_sha256"] = hashlib.sha256(Path(settings.weights).read_bytes()).hexdigest()
+    asked = json.loads(json.dumps(asked))
     began = datetime.now(UTC).isoformat(timespec="seconds")
     state = {"settings": asked, "command": command, "environments": [], "timing": {"began": began}}
     if path.exists():
@@ -218,13 +274,20 @@ def _environment(device: str) -> dict:
         "packages": {package: metadata.version(package) for package in PACKAGES},
         "device": torch.cuda.get_device_name(device) if cuda else f"{device} {platform.machine()}",
         "threads": torch.get_num_threads(),
+        "processes": processes()[1],
     }
 
 
-def _network(settings: Settings, seed: int = 0) -> SmallNet:
+def _network(settings: Settings, seed: int = 0, *, pretrained: bool = False) -> nn.Module:
+    sides = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}
+    shape, classes = sides.get(settings.data, (3, settings.size, settings.size)), settings.classes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SmallNet((1, 8, 8) if settings.data == "digits" else (1, 28, 28))
+        if settings.network == "smallnet":
+            return SmallNet(shape, classes or 10)
+        depth, small = int(settings.network.removeprefix("resnet")), settings.size <= SMALL
+        options = {"small_images": small, "pretrained": pretrained}
+        return resnet(depth, classes, width=settings.width, **options)
 
 
 def _precision(tf32: bool) -> None:
@@ -240,10 +303,16 @@ def _train_model(
     checkpoint = out / "state" / f"{name}.training.safetensors"
     if not target.exists():
         _precision(settings.tf32)
-        model = _network(settings, seed).to(data.x_train.device)
+        model = _network(settings, seed, pretrained=settings.weights == "pretrained")
+        if settings.weights not in ("", "pretrained"):
+            load_weights(model, settings.weights)
+        model = model.to(data.x_test.device)
         options = {"recipe": settings, "checkpoint": checkpoint, "progress": progress}
         history = train(model, data.x_train, data.y_train, strength=strength, seed=seed, **options)
-        write(target, save(model.state_dict(), metadata={"history": json.dumps(history._asdict())}))
+        if processes()[0] == 0:
+            story = {"history": json.dumps(history._asdict())}
+            write(target, save(model.state_dict(), metadata=story))
+    _meet()
     checkpoint.unlink(missing_ok=True)
 
 
@@ -255,7 +324,7 @@ def _measure_model(name: str, data: Dataset, settings: Settings, out: Path) -> N
         return
     began = time.perf_counter()
     _precision(tf32=False)
-    values = _samples(model.to(data.x_test.device), data)
+    values = _samples(model.to(data.x_test.device), data.x_test, data.y_test)
     few = data.x_test[: settings.attack_images]
     for attack_name, attack in _attacks(settings).items():
         values[attack_name] = attack(model, few).distance.cpu()
@@ -263,9 +332,9 @@ def _measure_model(name: str, data: Dataset, settings: Settings, out: Path) -> N
     write(path, save(values, metadata={"seconds": f"{seconds:.3f}"}))
 
 
-def _samples(model: nn.Module, data: Dataset) -> dict[str, Tensor]:
-    measured = measure(model, data.x_test).to_dict()
-    return {"label": data.y_test.cpu(), **{k: torch.as_tensor(v) for k, v in measured.items()}}
+def _samples(model: nn.Module, x: Tensor, label: Tensor | None = None) -> dict[str, Tensor]:
+    measured = {k: torch.as_tensor(v) for k, v in measure(model, x).to_dict().items()}
+    return measured if label is None else {"label": label.cpu(), **measured}
 
 
 def summary(values, resamples: int = 1000) -> dict[str, float]:
@@ -295,8 +364,10 @@ def summary(values, resamples: int = 1000) -> dict[str, float]:
 
 
 def _summaries(values: dict[str, Tensor]) -> dict:
-    """Accuracy, and the summary of each quantity."""
+    """Accuracy, where there are labels, and the summary of each quantity."""
     quantities = {k: summary(v) for k, v in values.items() if v.is_floating_point()}
+    if "label" not in values:
+        return {"quantities": quantities}
     hits = values["prediction"] == values["label"]
     return {"accuracy": hits.double().mean().item(), "quantities": quantities}
 
@@ -335,7 +406,7 @@ def _as_text(value):
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _read_model(folder: Path, name: str, settings: Settings) -> tuple[SmallNet, dict]:
+def _read_model(folder: Path, name: str, settings: Settings) -> tuple[nn.Module, dict]:
     path, model = folder / "models" / f"{name}.safetensors", _network(settings)
     if not path.exists():
         there = ", ".join(sorted(other.stem for other in path.parent.glob("*.safetensors")))
@@ -388,7 +459,7 @@ def load_record(folder: str | Path) -> dict:
     return record
 
 
-def load_model(folder: str | Path, strength: float, seed: int = 0) -> SmallNet:
+def load_model(folder: str | Path, strength: float, seed: int = 0) -> nn.Module:
     """A network of a record, in eval mode, float32 on the CPU.
 
     Raises
@@ -423,12 +494,23 @@ def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str
     return found
 
 
+def bundled_images(settings: Settings) -> tuple[Tensor, Tensor | None]:
+    """Images for the networks of an experiment that need no download, and labels if they have any.
+
+    The digits of scikit-learn, enlarged for MNIST; for photographs its two sample photographs.
+    """
+    if settings.data not in ("digits", "mnist"):
+        return load_sample_photographs(settings.size), None
+    digits = load_digits(enlarged=settings.data == "mnist")
+    return digits.x_test, digits.y_test
+
+
 def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -> dict:
     """Copy a record with the weights of a few models only, in half precision.
 
     What the rounding does to these is measured, and noted with each as `half`: accuracy and
-    quantities as in the record, attacks apart. For those without the data `digits` notes the
-    same on scikit-learn's digits, enlarged where the network asks for it.
+    quantities as in the record, attacks apart. For those without the data `bundled` notes the
+    same on images of scikit-learn that fit the network: see :func:`bundled_images`.
 
     Parameters
     ----------
@@ -443,16 +525,15 @@ def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -
     """
     folder, target, record = Path(folder), Path(target), load_record(folder)
     settings = _settings(record["settings"])
-    data = _load(settings)
-    digits = load_digits(enlarged=settings.data == "mnist")
+    data, settings = _load(settings)
     for strength in strengths:
         name = _name(strength, settings.seeds[0])
         model, history = _read_model(folder, name, settings)
         content = save(model.half().state_dict(), metadata={"history": json.dumps(history)})
         write(target / "models" / f"{name}.safetensors", content)
         entry = next(one for one in record["models"] if one["name"] == name)
-        entry["half"] = _summaries(_samples(model.float(), data))
-        entry["digits"] = _summaries(_samples(model, digits))
+        entry["half"] = _summaries(_samples(model.float(), data.x_test, data.y_test))
+        entry["bundled"] = _summaries(_samples(model, *bundled_images(settings)))
     write(target / "samples.safetensors", (folder / "samples.safetensors").read_bytes())
     _write_json(target, record)
     return record
@@ -477,6 +558,8 @@ def _parser() -> argparse.ArgumentParser:
                 kind = {"action": "store_true"}
             flag, text = "--" + item.name.replace("_", "-"), item.metadata.get("help", "see Recipe")
             command.add_argument(flag, default=default, help=text, **kind)
+    command = commands.add_parser("check-data", help="look through a folder of photographs")
+    command.add_argument("folder", type=Path, help="with train/ and val/")
     command = commands.add_parser("export", help="copy a record with a few models, half precision")
     command.add_argument("folder", type=Path, help="a finished record")
     command.add_argument("target", type=Path, help="folder of the copy")
@@ -490,13 +573,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line; see `--help`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     given = _parser().parse_args(arguments)
+    if given.name == "check-data":
+        print(*check_images(given.folder, progress=True)._asdict().items(), sep="\n")
+        return
     if given.name == "export":
         export(given.folder, given.target, given.strengths)
         return
     settings = _settings(vars(given))
     words = ["FOLDER" if word == str(given.out) else word for word in arguments]
     command = "python -m lesson_utils.experiments " + shlex.join(words)
-    run(settings, given.out, device=given.device, progress=not given.quiet, command=command)
+    device = join_processes(given.device)
+    run(settings, given.out, device=device, progress=not given.quiet, command=command)
 
 
 if __name__ == "__main__":

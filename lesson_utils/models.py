@@ -128,7 +128,7 @@ def resnet(
     depth : {18, 34, 50, 101, 152}
     n_classes : int
     width : int
-        Channels of the first block; torchvision's networks have 64.
+        Channels of the first block, at least 8; torchvision's networks have 64.
     small_images : bool
         For images of 64×64 pixels or less: the first convolution is 3×3 instead of 7×7, and
         no pooling follows it.
@@ -138,7 +138,7 @@ def resnet(
     Raises
     ------
     ValueError
-        There are no pretrained weights for such a network.
+        There are no pretrained weights for such a network, or `width` is too small.
 
     References
     ----------
@@ -146,6 +146,8 @@ def resnet(
     """
     from torchvision import models
 
+    if width < 8:  # oneDNN's strided 1×1 convolution of fewer channels writes beyond its memory
+        raise ValueError(f"width must be at least 8, got {width}")
     if pretrained and (width, small_images, n_classes) != (64, False, 1000):
         raise ValueError("pretrained weights need width=64, small_images=False, n_classes=1000")
     options = {"weights": "DEFAULT"} if pretrained else {"num_classes": n_classes}

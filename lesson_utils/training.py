@@ -278,14 +278,18 @@ def _start_epoch(epoch: int, seed: int, n: int) -> Tensor:
 def _shares(x: Tensor, y: Tensor, order: Tensor, recipe: Recipe) -> Iterator[_Batch]:
     rank, world = processes()
     for batch in order.split(recipe.batch_size):
-        images = x[batch.to(x.device)]
-        images = images / 255 if images.dtype == torch.uint8 else images
+        images = pixels(x[batch.to(x.device)])
         if recipe.augment:  # before it is shared out, so that all processes draw alike
             images = _flip_and_shift(images)
         count = len(range(rank, len(batch), world))
         # Of a batch with fewer images than processes some get a copy that does not count.
         mine = slice(rank, None, world) if count else slice(1)
         yield images[mine], y[batch.to(y.device)][mine], count, len(batch)
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Images in [0, 1]: bytes are divided by 255."""
+    return images / 255 if images.dtype == torch.uint8 else images
 
 
 def _loaded(loader: DataLoader, epoch: int) -> Iterator[_Batch]:

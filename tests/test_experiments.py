@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
 from lesson_utils import data, experiments, measure
 from lesson_utils.experiments import (
     PRESETS,
+    bundled_images,
     export,
     load_model,
     load_record,
@@ -123,9 +125,10 @@ def test_record_of_another_version_is_refused(record, tmp_path):
 def test_half_precision_copy(record, tmp_path):
     export(record, tmp_path / "copy", [0.1])
     copy, original = load_record(tmp_path / "copy"), load_record(record)
-    half, on_digits = copy["models"][1].pop("half"), copy["models"][1].pop("digits")
+    half, on_digits = copy["models"][1].pop("half"), copy["models"][1].pop("bundled")
     assert copy == original
     assert on_digits["quantities"]["alignment"]["images"] == 500
+    assert 0 <= on_digits["accuracy"] <= 1
     stored = load_file(tmp_path / "copy/models/strength-0.1-seed-0.safetensors")
     assert {value.dtype for value in stored.values()} == {torch.float16}
     assert next(load_model(tmp_path / "copy", 0.1).parameters()).dtype == torch.float32
@@ -195,28 +198,128 @@ def test_settings_are_checked_before_anything_is_done(tmp_path, monkeypatch):
     assert not folder.exists()
 
 
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """Tiny ImageNet's layout: 20 classes of one image each to train and to test, and a grey one."""
+    root, rows = tmp_path / "tiny-imagenet-200", []
+    names = [f"n{k:02}" for k in range(20)]
+    for k, name in enumerate(names):
+        for path in (
+            root / "train" / name / "images" / f"{name}_0.JPEG",
+            root / "val" / "images" / f"val_{k}.JPEG",
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            noise = Image.effect_noise((64, 64), 80)
+            (noise if k == 3 else ImageOps.colorize(noise, "black", (255, 12 * k, 99))).save(path)
+        rows.append(f"val_{k}.JPEG\t{name}\t0\t0\t62\t62\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(rows))
+    (root / "wnids.txt").write_text("\n".join(names))
+    monkeypatch.setenv("LESSONS_DATA", str(tmp_path))
+    return root
+
+
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist):
+def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist, photographs):
     preset = PRESETS[name]
     few = [str(strength) for strength in preset.strengths[:2]]
-    options = ["--train-images", "40", "--images", "6", "--attack-images", "2", "--epochs", "1"]
-    options += ["--cw-rounds", "1", "--cw-steps", "2", "--seeds", "0", "4", "--quiet"]
-    options += ["--strengths", *few, "--repeated", few[0]]
+    options = ["--train-images", "40", "--images", "6", "--attack-images", "1", "--epochs", "1"]
+    options += ["--cw-rounds", "1", "--cw-steps", "2", "--quiet"]
+    if preset.network == "smallnet":
+        options += ["--seeds", "0", "4", "--strengths", *few, "--repeated", few[0]]
+    else:  # takes longer
+        few = few[:1]
+        options += ["--strengths", *few]
+        options += ["--width", "8", "--batch-size", "10", "--size", "32"]
+    if name == "imagenet":  # its pretrained weights are not here, and 224 pixels take long
+        options += ["--data", str(photographs), "--weights", "", "--network", "resnet18"]
+        options += ["--size", "136", "--workers", "1"]
     main([name, "--out", str(tmp_path / "out"), *options])
     found = load_record(tmp_path / "out")
-    assert [(m["strength"], m["seed"]) for m in found["models"]] == [
-        (preset.strengths[0], 0),
-        (preset.strengths[1], 0),
-        (preset.strengths[0], 4),
-    ]
+    trained = [(float(few[0]), 0), (float(few[-1]), 0), (float(few[0]), 4)]
+    trained = trained if preset.network == "smallnet" else trained[:1]
+    assert [(m["strength"], m["seed"]) for m in found["models"]] == trained
     assert found["settings"]["learning_rate"] == preset.learning_rate
     command = found["provenance"]["command"]
     assert command.startswith(f"python -m lesson_utils.experiments {name} --out FOLDER")
     assert "--epochs 1" in command
-    main(["export", str(tmp_path / "out"), str(tmp_path / "copy"), "--strengths", few[1]])
-    side = 8 if preset.data == "digits" else 28
-    images = torch.rand(3, 1, side, side)
-    assert load_model(tmp_path / "copy", preset.strengths[1])(images).shape == (3, 10)
+    main(["export", str(tmp_path / "out"), str(tmp_path / "copy"), "--strengths", few[-1]])
+    classes = 10 if preset.network == "smallnet" else 20
+    assert found["settings"]["classes"] == classes
+    images, _ = bundled_images(experiments._settings(found["settings"]))
+    logits = load_model(tmp_path / "copy", float(few[-1]))(images[:2])
+    assert logits.shape == (2, classes)
+
+
+def tiny_photographs(photographs, **change):
+    few = {"images": 8, "attack_images": 1, "cw_rounds": 1, "cw_steps": 2, "epochs": 1, "size": 32}
+    preset = replace(PRESETS["tiny-imagenet-cpu"], width=8, batch_size=6, strengths=(0.1,))
+    return replace(preset, **few | change)
+
+
+def test_copies_start_from_the_named_weights(photographs, tmp_path):
+    base = tmp_path / "base"
+    run(tiny_photographs(photographs, seeds=(3,)), base)
+    weights = base / "models" / "strength-0.1-seed-3.safetensors"
+    still = tiny_photographs(photographs, weights=str(weights), learning_rate=1e-30)
+    found = run(still, tmp_path / "copies")
+    start, copy = load_model(base, 0.1, 3), load_model(tmp_path / "copies", 0.1)
+    for name, value in copy.state_dict().items():
+        torch.testing.assert_close(value, start.state_dict()[name], msg=name)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert found["settings"]["weights_sha256"] == digest
+    weights.write_bytes((tmp_path / "copies/models/strength-0.1-seed-0.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="weights_sha256"):
+        run(still, tmp_path / "copies")
+
+
+def test_some_images_of_all_classes_are_measured(photographs, tmp_path):
+    run(tiny_photographs(photographs, images=20), tmp_path / "all")
+    run(tiny_photographs(photographs), tmp_path / "some")
+    every, some = (load_samples(tmp_path / name, 0.1)["label"] for name in ("all", "some"))
+    assert sorted(every.tolist()) == list(range(20))
+    assert some.tolist() == every[:8].tolist() != sorted(some.tolist())
+    with pytest.raises(ValueError, match="20 images in val/, fewer than 21"):
+        run(tiny_photographs(photographs, images=21), tmp_path / "none")
+
+
+def test_large_photographs_give_the_record_of_their_names(photographs, tmp_path):
+    large = tiny_photographs(photographs, data=str(photographs), size=136, epochs=1)
+    found = run(large, tmp_path / "out")
+    assert found["settings"]["classes"] == 20
+    assert run(large, tmp_path / "out") == found
+    first = photographs / "train" / "n00" / "images" / "n00_0.JPEG"
+    first.rename(first.with_name("other.JPEG"))
+    with pytest.raises(ValueError, match="data_sha256"):
+        run(large, tmp_path / "out")
+
+
+def test_two_processes_make_the_record_of_one(photographs, tmp_path):
+    """Without random cuts. float32, trained twice by double backpropagation: 1 % apart at most."""
+    command = ["tiny-imagenet-cpu", "--width", "8", "--batch-size", "6", "--strengths", "0", "0.1"]
+    command += ["--epochs", "2", "--images", "8", "--attack-images", "1", "--cw-rounds", "1"]
+    command += ["--size", "32"]
+    command += ["--cw-steps", "2", "--quiet", "--out"]
+    main([*command, str(tmp_path / "one")])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launch += ["-m", "lesson_utils.experiments", *command, str(tmp_path / "two")]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = load_record(tmp_path / "one"), load_record(tmp_path / "two")
+    assert [record["provenance"]["environments"][0]["processes"] for record in (one, two)] == [1, 2]
+    assert one["settings"] == two["settings"]
+    for alone, shared in zip(one["models"], two["models"], strict=True):
+        assert shared["losses"] == pytest.approx(alone["losses"], rel=0.01)
+        for name in ("alignment", "linearized_robustness"):
+            median = alone["quantities"][name]["median"]
+            assert shared["quantities"][name]["median"] == pytest.approx(median, rel=0.01)
+
+
+def test_folders_of_photographs_are_looked_through(photographs, capsys):
+    main(["check-data", str(photographs)])
+    shown = capsys.readouterr().out
+    assert "('images', {'train': 20, 'val': 20})" in shown
+    assert "('modes', {'RGB': 38, 'L': 2})" in shown
+    assert "('faulty', [])" in shown
 
 
 def test_presets_are_what_the_text_says():

@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "models": set(),
     "data": set(),
     "training": {"geometry", "models", "data"},
-    "experiments": {"attacks", "data", "geometry", "models", "training"},
+    "images": {"data", "training"},
+    "experiments": {"attacks", "data", "geometry", "images", "models", "training"},
     "plots": set(),
     "widgets": {"plots", "toy"},
 }

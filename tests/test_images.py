@@ -1,0 +1,392 @@
+"""Image folders made here: colours tell the classes, so that a wrong label is a wrong colour."""
+
+import hashlib
+import http.server
+import os
+import threading
+import zipfile
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from lesson_utils import images
+from lesson_utils.images import (
+    Photographs,
+    check_images,
+    find_tiny_imagenet,
+    load_images,
+    loader,
+)
+
+COLOURS = {"n01": (250, 20, 20), "n02": (20, 250, 20), "n03": (20, 20, 250), "n09": (9, 9, 9)}
+
+
+def put(path, name="n01", size=(64, 64), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("RGB", size, COLOURS[name])
+    (image.quantize() if mode == "P" else image.convert(mode)).save(path)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """`train/<class>/…` with 3 images a class, one of them in a subfolder, `val` with 2."""
+    for name in ("n02", "n01", "n03"):
+        for k in range(2):
+            put(tmp_path / "train" / name / f"{k}.png", name)
+            put(tmp_path / "val" / name / f"{k}.png", name)
+        put(tmp_path / "train" / name / "deep" / "er" / "a.JPEG", name)
+    (tmp_path / "train" / "notes.txt").write_text("a file, no class")
+    (tmp_path / "train" / "n01" / "notes.txt").write_text("no image")
+    (tmp_path / "val" / ".hidden").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """The official layout, where `wnids.txt` names three of four classes and in another order."""
+    root = tmp_path / "tiny-imagenet-200"
+    rows = []
+    for k, name in enumerate(("n03", "n09", "n01", "n02", "n03")):
+        put(root / "train" / name / "images" / f"{name}_{k}.JPEG", name)
+        (root / "train" / name / f"{name}_boxes.txt").write_text("no image")
+        put(root / "val" / "images" / f"val_{k}.JPEG", name)
+        rows.append(f"val_{k}.JPEG\t{name}\t0\t32\t44\t62\n")
+    (root / "val" / "val_annotations.txt").write_text("".join(rows))
+    (root / "wnids.txt").write_text("n03\nn01\nn02\n")
+    return root
+
+
+def listed(root, split, classes=0):
+    """Files, labels, names of the classes."""
+    found = Photographs(root, split, classes=classes)
+    return [file for file, _ in found.samples], found.targets, found.classes
+
+
+def assert_colours_are_those_of(names, pixels, labels, tolerance=6):
+    """JPEG may change a colour by a little; colours of two classes are 230 apart."""
+    expected = torch.tensor([COLOURS[names[label]] for label in labels.tolist()])
+    assert (pixels.int() - expected[:, :, None, None]).abs().max() <= tolerance
+
+
+def test_labels_are_those_of_the_sorted_folders(folder):
+    files, labels, names = listed(folder, "train")
+    assert names == ["n01", "n02", "n03"]
+    assert labels == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert {os.path.relpath(file, folder / "train" / "n01") for file in files[:3]} == {
+        "0.png",
+        "1.png",
+        os.path.join("deep", "er", "a.JPEG"),
+    }
+    loaded = load_images(folder)
+    assert [tuple(part.shape) for part in loaded] == [(9, 3, 64, 64), (9,), (6, 3, 64, 64), (6,)]
+    assert loaded.x_train.dtype == loaded.x_test.dtype == torch.uint8
+    assert loaded.y_train.dtype == loaded.y_test.dtype == torch.int64
+    assert loaded.y_test.tolist() == [0, 0, 1, 1, 2, 2]
+    assert_colours_are_those_of(names, loaded.x_train, loaded.y_train)
+    assert_colours_are_those_of(names, loaded.x_test, loaded.y_test)
+
+
+def test_tiny_imagenet_reads_annotations_and_ignores_other_classes(tiny):
+    files, labels, names = listed(tiny, "val")
+    assert names == ["n01", "n02", "n03"]
+    assert [os.path.basename(file) for file in files] == [f"val_{k}.JPEG" for k in (0, 2, 3, 4)]
+    assert labels == [2, 0, 1, 2]
+    assert listed(tiny, "train")[1] == [0, 1, 2, 2]
+    for root in (tiny, tiny.parent):
+        loaded = load_images(find_tiny_imagenet(root))
+        assert loaded.y_test.tolist() == labels
+        assert_colours_are_those_of(names, loaded.x_train, loaded.y_train)
+        assert_colours_are_those_of(names, loaded.x_test, loaded.y_test)
+
+
+def test_so_many_classes_equally_spaced(tiny, tmp_path):
+    names = [f"c{k:02}" for k in range(20)]
+    for name in names:
+        put(tmp_path / "train" / name / "0.png")
+    assert listed(tmp_path, "train", 5)[2] == ["c00", "c04", "c08", "c12", "c16"]
+    assert listed(tmp_path, "train", 3)[2] == ["c00", "c06", "c13"]
+    assert listed(tmp_path, "train", 20)[2] == names
+    assert listed(tmp_path, "train", 0)[2] == names
+    for number in (21, -1):
+        with pytest.raises(ValueError, match=f"0 .all. … 20, got {number}"):
+            listed(tmp_path, "train", number)
+    loaded = load_images(tiny, classes=2)  # not the first two in wnids.txt, and renumbered
+    assert loaded.y_test.tolist() == [0, 1]
+    assert_colours_are_those_of(["n01", "n02"], loaded.x_train, loaded.y_train)
+    assert_colours_are_those_of(["n01", "n02"], loaded.x_test, loaded.y_test)
+
+
+def test_missing_folders_are_named(folder, tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/train is missing"):
+        listed(tmp_path / "nowhere", "train")
+    (folder / "val").rename(folder / "test")
+    with pytest.raises(FileNotFoundError, match=r"/val is missing: an image folder has"):
+        load_images(folder)
+    with pytest.raises(FileNotFoundError, match=r"/val is missing: an image folder has"):
+        check_images(folder)
+    monkeypatch.setenv("LESSONS_DATA", str(folder))
+    assert len(listed(None, "train")[0]) == 9
+
+
+def test_empty_classes_are_named(folder, tiny):
+    for file in (folder / "val" / "n02").iterdir():
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no valid file for the classes n02\."):
+        listed(folder, "val")
+    (folder / "train" / "n04").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no valid file for the classes n04\."):
+        check_images(folder)
+    (tiny / "wnids.txt").write_text("n01 n02 n03 n77")
+    with pytest.raises(FileNotFoundError, match=r"no valid file for the classes n77\."):
+        listed(tiny, "train")
+    with pytest.raises(FileNotFoundError, match=r"val_annotations.txt names no files of n77"):
+        listed(tiny, "val")
+
+
+def test_what_belongs_to_no_class_of_train_is_ignored(folder):
+    put(folder / "val" / "n09" / "0.png", "n09")
+    assert listed(folder, "val")[1] == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending"), [("L", "JPEG"), ("CMYK", "JPEG"), ("P", "png"), ("RGBA", "png")]
+)
+def test_other_modes_become_rgb(folder, mode, ending):
+    grey = Image.new("RGB", (1, 1), COLOURS["n02"]).convert("L").getpixel((0, 0))
+    put(folder / "train" / "n02" / f"other.{ending}", "n02", mode=mode)
+    found = check_images(folder)
+    assert found.modes == {"RGB": 15, mode: 1}
+    assert found.faulty == []
+    pixel = load_images(folder).x_train[[5]].int()
+    assert listed(folder, "train")[0][5].endswith(f"other.{ending}")
+    expected = torch.tensor([grey] * 3 if mode == "L" else COLOURS["n02"])
+    assert (pixel - expected[:, None, None]).abs().max() <= 6
+
+
+def test_check_lists_every_faulty_file(folder, tiny):
+    truncate(folder / "train" / "n03" / "deep" / "er" / "a.JPEG")
+    (folder / "val" / "n01" / "text.JPEG").write_text("not an image")
+    found = check_images(folder)
+    assert found.images == {"train": 9, "val": 7}
+    assert found.classes == 3
+    assert found.modes == {"RGB": 14}
+    truncated, text = found.faulty
+    assert "a.JPEG (class n03) cannot be read" in truncated and "truncated" in truncated.lower()
+    assert "text.JPEG (class n01) cannot be read: cannot identify" in text
+    (tiny / "val" / "images" / "val_3.JPEG").unlink()
+    (missing,) = check_images(tiny).faulty
+    assert "val_3.JPEG (class n02) cannot be read: [Errno 2] No such file" in missing
+
+
+def test_a_faulty_file_is_named_and_no_cache_is_left(folder):
+    truncate(folder / "val" / "n02" / "1.png")
+    with pytest.raises(ValueError, match=r"1\.png \(class n02\) cannot be read") as error:
+        load_images(folder)
+    assert "python -m lesson_utils.experiments check-data" in str(error.value)
+    assert not list((folder / ".cache").glob("val*"))
+    put(folder / "val" / "n02" / "1.png", "n02")
+    assert len(load_images(folder).x_test) == 6
+
+
+def test_images_of_the_size_stay_untouched(tmp_path):
+    noise = torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8)
+    for split in ("train", "val"):
+        put(tmp_path / split / "a" / "0.png", size=(8, 8))
+        Image.fromarray(noise.numpy()).save(tmp_path / split / "a" / "0.png")
+    assert torch.equal(load_images(tmp_path, size=8).x_train[0], noise.permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("size", [(96, 48), (48, 96)])
+def test_others_are_resized_by_the_shorter_side_and_cropped_in_the_middle(tmp_path, size):
+    """A white square in the middle of black fills what is kept; fine stripes give grey."""
+    square, stripes = Image.new("RGB", size), Image.new("RGB", size)
+    left, top = (size[0] - 48) // 2, (size[1] - 48) // 2
+    ImageDraw.Draw(square).rectangle((left, top, left + 47, top + 47), fill="white")
+    for x in range(1, size[0], 4):
+        ImageDraw.Draw(stripes).rectangle((x, 0, x + 1, size[1]), fill="white")
+    for split in ("train", "val"):
+        for name, image in (("square", square), ("stripes", stripes)):
+            put(tmp_path / split / name / "0.png", size=size)
+            image.save(tmp_path / split / name / "0.png")
+    kept = load_images(tmp_path, size=12).x_train
+    assert kept.shape == (2, 3, 12, 12)
+    assert kept[0, :, 1:-1, 1:-1].min() == 255
+    # Without antialiasing the middle of each four columns would be taken, which is white.
+    assert (kept[1, :, :, 1:-1].int() - 127).abs().max() < 20
+    middle, label = next(iter(loader(tmp_path, "val", size=12, batch_size=2)))
+    assert middle.shape == (2, 3, 12, 12)
+    assert middle[0].min() == 1  # squares come first
+    assert label.tolist() == [0, 1]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The files decoded so far."""
+    files, read = [], images._read
+    monkeypatch.setattr(images, "_read", lambda file: (files.append(file), read(file))[1])
+    return files
+
+
+def test_the_second_call_decodes_nothing(folder, decoded):
+    first = load_images(folder)
+    assert len(decoded) == 15
+    second = load_images(folder)
+    assert len(decoded) == 15
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_the_cache_is_of_split_classes_size_and_files(folder, decoded):
+    load_images(folder)
+    assert load_images(folder, size=32).x_train.shape[-1] == 32
+    assert len(decoded) == 30
+    load_images(folder, classes=2)
+    assert len(decoded) == 40
+    put(folder / "val" / "n01" / "0.png", "n02", size=(70, 90))  # another size in bytes, too
+    assert load_images(folder).x_test[0, :, 0, 0].tolist() == list(COLOURS["n02"])
+    assert len(decoded) == 46  # the six of val, not the nine of train
+    (folder / "train" / "n01" / "1.png").rename(folder / "train" / "n01" / "zzz.png")
+    assert len(load_images(folder).x_train) == 9
+    assert len(decoded) == 55
+
+
+def test_the_cache_lies_where_it_is_told_to_and_writes_do_not_reach_it(folder, tmp_path, decoded):
+    elsewhere = tmp_path / "elsewhere"
+    loaded = load_images(folder, cache=elsewhere)
+    assert not (folder / ".cache").exists()
+    assert sorted(file.stat().st_size for file in elsewhere.iterdir()) == [
+        6 * 3 * 64 * 64,
+        9 * 3 * 64 * 64,
+    ]
+    loaded.x_train.zero_()
+    assert load_images(folder, cache=str(elsewhere)).x_train.max() > 200
+    assert len(decoded) == 15
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="file"):
+        load_images(folder, cache=tmp_path / "file" / "cache")
+
+
+def test_a_call_that_was_killed_does_no_harm(folder, decoded):
+    expected = load_images(folder)
+    for file in (folder / ".cache").iterdir():
+        file.with_name(file.name + ".part").write_bytes(file.read_bytes()[:1000])
+        file.unlink()
+    again = load_images(folder)
+    assert len(decoded) == 30
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+
+
+@pytest.fixture
+def server(tiny, tmp_path, monkeypatch):
+    """Address and MD5 of an archive with the files of `tiny`, served by this machine to itself."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "tiny.zip", "w") as packed:
+        for file in sorted(tiny.rglob("*")):
+            packed.write(file, file.relative_to(tmp_path))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=folder)
+
+        def log_message(self, *args):
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        checksum = hashlib.md5((folder / "tiny.zip").read_bytes()).hexdigest()
+        yield f"http://127.0.0.1:{running.server_port}/tiny.zip", checksum
+        running.shutdown()
+
+
+def test_tiny_imagenet_is_fetched_if_it_is_wanted_and_missing(server, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("LESSONS_DATA", str(home))
+    with pytest.raises(FileNotFoundError, match="LESSONS_DATA") as error:
+        find_tiny_imagenet()
+    monkeypatch.setattr(images, "TINY_ZIP", (server[0], "0" * 32))
+    with pytest.raises(RuntimeError, match="corrupted"):
+        find_tiny_imagenet(download=True)
+    assert not (home / "tiny-imagenet-200").exists()
+    monkeypatch.setattr(images, "TINY_ZIP", server)
+    exec(str(error.value).split('python -c "')[1].rstrip('"'))  # the command of the message
+    assert load_images(find_tiny_imagenet()).y_test.tolist() == [2, 0, 1, 2]
+    monkeypatch.setattr(images, "TINY_ZIP", ("http://127.0.0.1:1/nothing.zip", server[1]))
+    assert set(load_images(find_tiny_imagenet(download=True), classes=2).y_test.tolist()) == {0, 1}
+
+
+def test_a_part_of_tiny_imagenet_is_found_after_the_whole(tiny, tmp_path):
+    tiny.rename(tmp_path / "tiny-imagenet-100")
+    assert len(load_images(find_tiny_imagenet(tmp_path)).y_test) == 4
+    put(tmp_path / "tiny-imagenet-200" / "train" / "n09" / "images" / "0.JPEG", "n09")
+    put(tmp_path / "tiny-imagenet-200" / "val" / "n09" / "images" / "0.JPEG", "n09")
+    (tmp_path / "tiny-imagenet-200" / "wnids.txt").write_text("n09\n")
+    assert len(load_images(find_tiny_imagenet(tmp_path)).y_test) == 1
+
+
+def test_loader_gives_floats_in_fixed_order(folder, tiny):
+    for root in (folder, tiny):
+        batches = list(loader(root, "val", size=32, batch_size=3))
+        x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        assert x.dtype == torch.float32 and x.shape[1:] == (3, 32, 32)
+        assert y.tolist() == listed(root, "val")[1]
+        assert 0 <= x.min() <= x.max() <= 1
+        assert_colours_are_those_of(["n01", "n02", "n03"], (x * 255).round(), y)
+
+
+def test_training_is_shuffled_anew_each_epoch(folder):
+    def order(epoch):
+        batches = loader(folder, "train", size=8, batch_size=4)
+        batches.sampler.set_epoch(epoch)
+        x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        assert_colours_are_those_of(["n01", "n02", "n03"], (x * 255).round(), y)
+        assert sorted(y.tolist()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+        return y.tolist()
+
+    assert order(0) == order(0)
+    assert len({tuple(order(epoch)) for epoch in range(4)}) > 1
+
+
+def test_training_cuts_and_mirrors_at_random(tmp_path):
+    """Red grows to the right and green downwards; a mirror image turns red round, never green."""
+    picture = Image.new("RGB", (64, 64))
+    picture.putdata([(4 * x, 4 * y, 0) for y in range(64) for x in range(64)])
+    for split in ("train", "val"):
+        put(tmp_path / split / "n01" / "0.png")
+        picture.save(tmp_path / split / "n01" / "0.png")
+    batches = loader(tmp_path, "train", size=16, batch_size=1)
+    torch.manual_seed(0)
+    seen = torch.cat([x for _ in range(20) for x, _ in batches])
+    to_the_right = (seen[:, 0, :, -1] > seen[:, 0, :, 0]).all(1)
+    assert 0 < to_the_right.sum() < 20
+    assert (seen[:, 1, -1] > seen[:, 1, 0]).all()
+    assert len(seen[:, 1, 0, 0].unique()) > 5
+    fixed = loader(tmp_path, "val", size=16, batch_size=1)
+    assert torch.equal(*(next(iter(fixed))[0] for _ in range(2)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_names_the_faulty_file(folder, workers):
+    truncate(folder / "train" / "n02" / "1.png")
+    with pytest.raises(ValueError, match=r"n02.1\.png \(class n02\) cannot be read"):
+        list(loader(folder, "train", size=16, batch_size=2, workers=workers))
+
+
+def test_shares_of_two_processes_are_disjoint_and_cover_everything(folder):
+    put(folder / "train" / "n01" / "tenth.png")
+    put(folder / "val" / "n01" / "third.png")
+    put(folder / "val" / "n01" / "fourth.png")
+    for split, n in (("val", 8), ("train", 10)):
+        shares = [loader(folder, split, size=8, batch_size=2, share=(rank, 2)) for rank in (0, 1)]
+        parts = [list(share.sampler) for share in shares]
+        assert len(parts[0]) == len(parts[1]) == n // 2
+        assert sorted(parts[0] + parts[1]) == list(range(n))
+        labels = listed(folder, split)[1]
+        for share, part in zip(shares, parts, strict=True):
+            assert torch.cat([y for _, y in share]).tolist() == [labels[i] for i in part]
