@@ -269,8 +269,8 @@ def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measur
         Maps `(batch, *input_shape)` to logits `(batch, n_classes)`; in eval mode.
     x : Tensor, `(batch, *input_shape)`
     chunk_size : int, optional
-        Samples at once. By default as many as keep one gradient under 2^24 numbers.
-        The result does not depend on it (up to rounding).
+        Samples at once. By default as many as keep one gradient under 2^22 numbers: 5,349
+        of MNIST's, 27 of 3×224×224 pixels. The result does not depend on it (up to rounding).
 
     Returns
     -------
@@ -283,7 +283,7 @@ def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measur
     """
     check_input(model, x)
     if chunk_size is None:
-        chunk_size = max(1, 2**24 // x[0].numel())
+        chunk_size = max(1, 2**22 // x[0].numel())
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     parts = [_measure_chunk(model, chunk) for chunk in x.split(chunk_size)]

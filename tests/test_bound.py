@@ -1,5 +1,8 @@
 """The bound theorem: ρ̃ ≤ α + ‖x‖·‖ḡ† − ḡ‖ + |β†|/‖g†‖, its other forms, and what measures it."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -142,6 +145,30 @@ def test_measure_agrees_with_the_decomposition(digits, digits_net):
     torch.testing.assert_close(m.bias, d.bias, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(m.degree_of_homogeneity, d.degree, rtol=1e-3, atol=1e-4)
     check(m, torch.float32)
+
+
+MANY_CLASSES = """
+import resource, torch
+from lesson_utils import measure
+
+torch.set_num_threads(1)
+model = torch.nn.Sequential(
+    torch.nn.AvgPool2d(32), torch.nn.Flatten(), torch.nn.Linear(147, 1000)
+)
+measure(model, torch.rand(1, 3, 224, 224))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+measure(model, torch.rand(6, 3, 224, 224))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no getrusage")
+def test_a_thousand_classes_of_large_images_need_little_memory():
+    """All gradients at once would be 6 × 1,000 × 3 × 224 × 224 float32 numbers: 3.6 GB."""
+    command = [sys.executable, "-c", MANY_CLASSES]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    megabytes = int(done.stdout) / (1e3 if sys.platform == "linux" else 1e6)
+    assert megabytes < 300
 
 
 def test_memory_layout_and_in_place_layers_do_not_matter():
