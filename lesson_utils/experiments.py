@@ -44,6 +44,9 @@ SCHEMA = 1
 SMALL = 128
 """Photographs up to this size are decoded once and kept as bytes, larger ones anew each time."""
 
+ATTACKS = ("gradient", "pgd", "deepfool", "carlini_wagner", "minimal_l2")
+"""Upper bounds of ρ over all of R^d, in every record."""
+
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "foolbox")
 
 
@@ -177,7 +180,7 @@ def _check(settings: Settings) -> None:
 
 
 def _attacks(settings: Settings) -> dict[str, Callable[[nn.Module, Tensor], AttackResult]]:
-    """Upper bounds of ρ over all of R^d, by name."""
+    """The attacks by name."""
     try:
         from foolbox.attacks import L2CarliniWagnerAttack, L2DeepFoolAttack
     except ModuleNotFoundError as error:
@@ -187,13 +190,10 @@ def _attacks(settings: Settings) -> dict[str, Callable[[nn.Module, Tensor], Atta
         ) from error
     rounds, steps = settings.cw_rounds, settings.cw_steps
     carlini_wagner = L2CarliniWagnerAttack(rounds, steps, stepsize=1 / steps, initial_const=1.0)
-    return {
-        "gradient": line_search,
-        "pgd": projected_gradient,
-        "deepfool": partial(by_foolbox, L2DeepFoolAttack()),
-        "carlini_wagner": partial(by_foolbox, carlini_wagner),
-        "minimal_l2": minimal_l2,
-    }
+    deepfool = partial(by_foolbox, L2DeepFoolAttack())
+    by_cw = partial(by_foolbox, carlini_wagner)
+    functions = line_search, projected_gradient, deepfool, by_cw, minimal_l2
+    return dict(zip(ATTACKS, functions, strict=True))
 
 
 def _load(settings: Settings) -> tuple[Dataset, Settings]:
@@ -492,6 +492,30 @@ def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str
     if not found:
         raise KeyError(f"{folder} has no values of {start[:-1]}: never trained, or diverged")
     return found
+
+
+def medians(record: dict, quantity: str) -> tuple[np.ndarray, np.ndarray]:
+    """Medians of a quantity over the networks of a sweep: those of the first seed that did not diverge.
+
+    Returns
+    -------
+    middle : array, `(n,)`
+    bars : array, `(2, n)`
+        How far the 95 % interval reaches below and above, as matplotlib's `errorbar` takes it.
+    """
+    first = record["settings"]["seeds"][0]
+    sweep = [m for m in record["models"] if m["seed"] == first and m["diverged"] is None]
+    rows = [m["quantities"][quantity] for m in sweep]
+    middle, low, high = (np.array([row[k] for row in rows]) for k in ("median", "low", "high"))
+    return middle, np.stack([middle - low, high - middle])
+
+
+def smallest_attack(values: dict[str, Tensor]) -> Tensor:
+    """Distance found by the best attack on each image, `(attack_images,)`: our upper bound of ρ.
+
+    `values` are those of one network, from :func:`load_samples`.
+    """
+    return torch.stack([values[name] for name in ATTACKS]).amin(0)
 
 
 def bundled_images(settings: Settings) -> tuple[Tensor, Tensor | None]:

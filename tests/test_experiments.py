@@ -23,7 +23,9 @@ from lesson_utils.experiments import (
     load_record,
     load_samples,
     main,
+    medians,
     run,
+    smallest_attack,
     summary,
 )
 
@@ -100,6 +102,19 @@ def test_record_agrees_with_the_values_it_summarizes(record, digits):
         for name, found in model["quantities"].items():
             assert found == summary(values[name])
             assert found["images"] == (4 if name in ATTACKS else 20)
+
+
+def test_medians_of_a_sweep_and_the_smallest_attack(record):
+    middle, bars = medians(load_record(record), "minimal_l2")
+    for k, strength in enumerate(TINY.strengths):
+        values = load_samples(record, strength)
+        found = summary(values["minimal_l2"])
+        assert middle[k] == found["median"]
+        assert middle[k] - bars[0, k] == pytest.approx(found["low"])
+        assert middle[k] + bars[1, k] == pytest.approx(found["high"])
+        best = smallest_attack(values)
+        assert all((best <= values[name]).all() for name in ATTACKS)
+        assert best.min() > 0
 
 
 def test_weights_of_the_record_give_its_numbers(record, digits):
