@@ -1,7 +1,7 @@
 """Helpers of the book *Robustness and Saliency*.
 
-Importing this package loads torch and numpy only. The rooms with heavier needs are
-imported by name: `lesson_utils.data`, `experiments`, `models`, `plots`, `training`.
+Importing this package loads torch and numpy only. The other rooms are imported by name:
+`lesson_utils.checks`, `data`, `experiments`, `images`, `models`, `plots`, `training`, `widgets`.
 """
 
 from .attacks import AttackResult, minimal_l2

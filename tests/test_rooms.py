@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "data": set(),
     "training": {"geometry", "models", "data"},
     "images": {"data", "training"},
+    "checks": set(),
     "experiments": {"attacks", "data", "geometry", "images", "models", "training"},
     "plots": set(),
     "widgets": {"plots", "toy"},

@@ -1,0 +1,86 @@
+"""Saliency maps."""
+
+import torch
+
+from lesson_utils import alignment, saliency_map
+from lesson_utils.checks import Exercise
+from lesson_utils.gradients import gradient, inner, norm
+from lesson_utils.models import mlp
+
+
+def _images(dice, size):
+    """Images of 3×3 grey values, of which some in each image are black."""
+    x = 0.1 + 0.9 * torch.rand(size, 1, 3, 3, generator=dice)
+    black = torch.rand(size, 9, generator=dice).argsort(1)[
+        :, :4
+    ]  # four pixels of each
+    return x.flatten(1).scatter(1, black, 0.0).view_as(x)
+
+
+def _images_and_maps(dice):
+    return _images(dice, 6), torch.randn(6, 1, 3, 3, generator=dice)
+
+
+def _on_ink(x, g):
+    share_on_black = (g.square() * (x == 0)).sum((1, 2, 3)) / norm(g) ** 2
+    return alignment(x, g) / (1 - share_on_black).sqrt()
+
+
+def _network_and_images(dice):
+    model = mlp([9, 8, 4])
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=dice) / p.shape[-1] ** 0.5
+    return model, _images(dice, 5)
+
+
+def _loss_gradient(model, x, of=lambda p: -p.log()):
+    leaf = x.clone().requires_grad_(True)
+    return gradient(of(model(leaf).softmax(1).amax(1)), leaf)
+
+
+def _mean_map(model, x):
+    """Mean of the saliency maps of all classes, weighted by their probabilities."""
+    return _loss_gradient(model, x) + saliency_map(model, x)
+
+
+on_ink = Exercise(
+    solution=_on_ink,
+    inputs=_images_and_maps,
+    shows="A map that is silent where there is no ink is better aligned than the whole map.",
+    mistakes={
+        "this is α itself. Does the length of the map still count the black pixels?": alignment,
+        "some of the inner products are negative. Did you forget the absolute value?": (
+            lambda x, g: _on_ink(x, g) * inner(x, g).sign()
+        ),
+        "nothing is left of the inner product. Did you keep the black pixels and drop the ink?": (
+            lambda x, g: torch.zeros(len(x))
+        ),
+        "you divided by the length of all maps together. Each sample has a map of its own.": (
+            lambda x, g: (
+                inner(x, g).abs() / torch.where(x == 0, 0, g).norm()
+            )
+        ),
+        "you averaged over the batch; one number for each sample is asked for.": (
+            lambda x, g: _on_ink(x, g).mean()
+        ),
+    },
+)
+
+loss_gradient = Exercise(
+    solution=_loss_gradient,
+    inputs=_network_and_images,
+    shows="The gradient of the loss is a mixture of the saliency maps of all classes.",
+    mistakes={
+        "this is the gradient of the largest score, not of the loss.": saliency_map,
+        "this is the gradient of log p, and the loss is −log p.": (
+            lambda model, x: -_loss_gradient(model, x)
+        ),
+        "this is the gradient of log Σ exp Ψ, one of the two terms of the loss.": _mean_map,
+        "you differentiate p, and the loss is −log p.": (
+            lambda model, x: _loss_gradient(model, x, of=lambda p: p)
+        ),
+        "you averaged over the batch: each sample has a loss of its own, and its gradient.": (
+            lambda model, x: _loss_gradient(model, x) / len(x)
+        ),
+    },
+)

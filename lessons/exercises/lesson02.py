@@ -1,0 +1,94 @@
+"""Adversarial robustness."""
+
+import torch
+
+from lesson_utils import BinaryClassifier
+from lesson_utils.checks import Exercise
+from lesson_utils.gradients import norm
+
+
+def _samples_and_decisions(dice):
+    """Nine samples of R^4 with three decisions, each made three times."""
+    decision = torch.randperm(9, generator=dice) % 3
+    return torch.randn(9, 4, generator=dice), decision
+
+
+def _nearest(x, decision, *, other):
+    """Distance from each sample to the nearest one with another, or with the same, decision."""
+    found = []
+    for k, point in enumerate(x):
+        counts = (decision != decision[k]) == other
+        counts[k] = False
+        found.append(norm(x[counts] - point).min())
+    return torch.stack(found)
+
+
+by_samples = Exercise(
+    solution=lambda x, decision: _nearest(x, decision, other=True),
+    inputs=_samples_and_decisions,
+    shows="One sample with another decision is enough to bound ρ from above.",
+    mistakes={
+        "this is the distance to the nearest sample with the same decision. It proves nothing.": (
+            lambda x, decision: _nearest(x, decision, other=False)
+        ),
+        "the nearest sample of all is the sample itself. Which samples are adversaries of it?": (
+            lambda x, decision: torch.zeros(len(x))
+        ),
+        "this is the nearest of the other samples. Is its decision another one?": (
+            lambda x, decision: _nearest(
+                x, torch.arange(len(x)), other=True
+            )
+        ),
+        "this is the square of a distance.": (
+            lambda x, decision: _nearest(x, decision, other=True) ** 2
+        ),
+        "ρ belongs to a sample: one bound for each of them is asked for.": (
+            lambda x, decision: _nearest(x, decision, other=True).min()
+        ),
+    },
+)
+
+
+def _known_and_new_points(dice):
+    """Points of R^3 with their exact ρ, others between them, and one far from all."""
+    z = torch.randn(3, generator=dice)
+    inwards = z / z.norm() * torch.tensor([[5.0], [2.0], [2.5]])
+    noise = torch.randn(20, 3, generator=dice)
+    x = torch.cat(
+        [2 * noise[:10], inwards[:2]]
+    )  # at 2 close to the boundary, at 5 safe
+    y = torch.cat(
+        [x[:6] + 0.6 * noise[10:16], inwards[2:] + 0.1 * noise[16:17]]
+    )
+    return x, BinaryClassifier(z).robustness(x), torch.cat([y, 100 + y[:1]])
+
+
+def _bounds(x, rho, y):
+    """What each known point says about each new one, `(m, n)`; negative where it says nothing."""
+    return torch.stack([rho - norm(x - point) for point in y])
+
+
+def _by_nearest(x, rho, y):
+    bounds, nearest = _bounds(x, rho, y), torch.cdist(y, x).argmin(1)
+    return bounds[range(len(y)), nearest].clamp(min=0)
+
+
+certificate = Exercise(
+    solution=lambda x, rho, y: _bounds(x, rho, y).amax(1).clamp(min=0),
+    inputs=_known_and_new_points,
+    shows="A ball without a change of mind holds smaller balls around each of its points.",
+    mistakes={
+        "a negative bound promises nothing, and a distance is never negative.": (
+            lambda x, rho, y: _bounds(x, rho, y).amax(1)
+        ),
+        "the nearest known point need not promise most. One further away may have a larger ρ.": (
+            _by_nearest
+        ),
+        "each known point gives a bound that holds. You took the weakest, not the strongest.": (
+            lambda x, rho, y: _bounds(x, rho, y).amin(1).clamp(min=0)
+        ),
+        "you added the distance. That is a bound from above.": (
+            lambda x, rho, y: (rho[:, None] + torch.cdist(x, y)).amin(0)
+        ),
+    },
+)

@@ -1,0 +1,114 @@
+"""Linearized robustness."""
+
+import torch
+from torch import nn
+
+from lesson_utils import (
+    AffineClassifier,
+    BinaryClassifier,
+    jacobian,
+    linearized_robustness,
+    saliency_map,
+)
+from lesson_utils.checks import Exercise
+from lesson_utils.gradients import norm
+from lesson_utils.models import mlp
+
+
+def _network_and_points(dice):
+    """A network of 5 classes on R^4 with random weights, without dead regions, and 8 points."""
+    net = mlp([4, 12, 5], activation=nn.Softplus)
+    for p in net.parameters():
+        p.data = torch.randn(p.shape, generator=dice)
+    return net, torch.randn(8, 4, generator=dice)
+
+
+def _foot(model, x):
+    """The closest adversary of the affine classifier with the same value and gradients."""
+    logits, gradients = jacobian(model, x)
+    offsets = logits - torch.einsum("bnd,bd->bn", gradients, x)
+    feet = [
+        AffineClassifier(weight, bias).closest_adversary(point[None])
+        for weight, bias, point in zip(gradients, offsets, x, strict=True)
+    ]
+    return torch.cat(feet)
+
+
+def _towards(model, x, rival):
+    """The foot on the linearized boundary with one rival."""
+    logits, gradients = jacobian(model, x)
+    rows, winner = torch.arange(len(x)), logits.argmax(1)
+    margin = logits[rows, winner] - logits[rows, rival]
+    g = gradients[rows, winner] - gradients[rows, rival]
+    return x - (margin / norm(g) ** 2)[:, None] * g
+
+
+def _along_winner(model, x):
+    g, rho = saliency_map(model, x), linearized_robustness(model, x).value
+    return x - (rho / norm(g))[:, None] * g
+
+
+def _not_normalised(model, x):
+    lin = linearized_robustness(model, x)
+    g = saliency_map(model, x) - saliency_map(
+        model, x, target=lin.runner_up
+    )
+    return x - lin.value[:, None] * g
+
+
+foot = Exercise(
+    solution=_foot,
+    inputs=_network_and_points,
+    shows="At distance ρ̃ the linearized classifier ties. Repeat the step from there, and you have DeepFool.",
+    mistakes={
+        "you went away from the boundary. In which direction does the margin fall?": (
+            lambda model, x: 2 * x - _foot(model, x)
+        ),
+        "the direction is not a unit vector, so your step is not ρ̃ long.": _not_normalised,
+        "a margin falls fastest against the gradient of a difference, not against g alone.": (
+            _along_winner
+        ),
+        "the second largest logit is not always the rival at the smallest distance.": (
+            lambda model, x: _towards(
+                model, x, model(x).topk(2).indices[:, 1]
+            )
+        ),
+    },
+)
+
+
+def _margins_and_rho(dice):
+    margin = 0.3 + 4 * torch.rand(6, generator=dice)
+    return margin, 0.2 + 2 * torch.rand(6, generator=dice)
+
+
+def _measured(margin, rho):
+    """Models of one input, whose boundary is 0 and whose score at ρ is the margin."""
+    values = []
+    for m, r in zip(margin, rho, strict=True):
+        model = nn.Sequential(
+            BinaryClassifier((m / r)[None]), nn.Softmax(1)
+        )
+        values.append(linearized_robustness(model, r.view(1, 1)).value)
+    return torch.cat(values)
+
+
+probabilities = Exercise(
+    solution=_measured,
+    inputs=_margins_and_rho,
+    shows="Equal decisions, equal ρ, and yet ρ̃ grows exponentially with the margin.",
+    mistakes={
+        "the decisions stay, but ρ̃ does not. Work out margin and slope of the probabilities.": (
+            lambda margin, rho: rho
+        ),
+        "that is the new margin over the old slope. The slope changes as well.": (
+            lambda margin, rho: rho * torch.tanh(margin / 2) / margin
+        ),
+        "that is the old margin over the new slope. The margin changes as well.": (
+            lambda margin, rho: rho * 2 * torch.cosh(margin / 2) ** 2
+        ),
+        "a factor of two: when one probability falls, the other one rises.": (
+            lambda margin, rho: 2 * rho * torch.sinh(margin) / margin
+        ),
+    },
+)

@@ -1,0 +1,131 @@
+"""Homogeneous decomposition."""
+
+import copy
+import warnings
+
+import torch
+from torch import nn
+
+from lesson_utils import (
+    AffineClassifier,
+    homogeneous_decomposition,
+    jacobian,
+)
+from lesson_utils.checks import Exercise
+from lesson_utils.models import Normalize, mlp
+
+
+def _dense_and_shift(dice):
+    weight, bias = (
+        torch.randn(4, 6, generator=dice),
+        torch.randn(4, generator=dice),
+    )
+    m, s = (0.2 + 0.5 * torch.rand(2, generator=dice)).tolist()
+    return weight, bias, m, s
+
+
+def _folded(weight, bias, m, s):
+    """An affine function from its value and its gradients at 0."""
+    both = nn.Sequential(Normalize(m, s), AffineClassifier(weight, bias))
+    value, gradients = jacobian(both, torch.zeros(1, weight.shape[1]))
+    return gradients[0], value[0]
+
+
+fold = Exercise(
+    solution=_folded,
+    inputs=_dense_and_shift,
+    shows=(
+        "The function is the same, so β is the same. The long bar has moved into the "
+        "bias of the first dense layer: who is to blame depends on how one writes it."
+    ),
+    mistakes={
+        "the weight is right. The shift passes through the weight before it meets the bias.": (
+            lambda weight, bias, m, s: (weight / s, bias - m / s)
+        ),
+        "the bias is right. The division acts on the image, too.": (
+            lambda weight, bias, m, s: (
+                weight,
+                bias - weight.sum(1) * m / s,
+            )
+        ),
+        "the mean is subtracted before the division. Is yours divided?": (
+            lambda weight, bias, m, s: (
+                weight / s,
+                bias - weight.sum(1) * m,
+            )
+        ),
+        "look at the sign of the shift: what does the layer return for a black image?": (
+            lambda weight, bias, m, s: (
+                weight / s,
+                bias + weight.sum(1) * m / s,
+            )
+        ),
+        "the bias of the dense layer is added after the division, and is not divided.": (
+            lambda weight, bias, m, s: (
+                weight / s,
+                (bias - weight.sum(1) * m) / s,
+            )
+        ),
+    },
+)
+
+
+def _clipped_network(dice):
+    """Of the 16 neurons of a sample some are negative, some in between, some saturated."""
+    net = mlp([5, 16, 3], activation=nn.ReLU6).eval()
+    for p in net.parameters():
+        p.data = torch.randn(p.shape, generator=dice)
+    return net, 4 * torch.randn(6, 5, generator=dice)
+
+
+def _residual(net, x):
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # it says that ReLU6 is not homogeneous
+        return homogeneous_decomposition(
+            copy.deepcopy(net).double(), x.double()
+        ).residual
+
+
+def _sum_over(neurons, constant=6.0):
+    """Sum of the output weights of some neurons, times a constant or what they hold."""
+
+    def answer(net, x):
+        before = net[1](net[0](x))
+        weight = net[3].weight[net(x).argmax(1)]
+        held = before if constant is None else constant
+        return (held * weight * neurons(before)).sum(1)
+
+    return answer
+
+
+def _saturated(before):
+    return before > 6
+
+
+hidden_part = Exercise(
+    solution=_residual,
+    inputs=_clipped_network,
+    shows="Each saturated neuron is a bias of 6. With these the decomposition is complete again.",
+    mistakes={
+        "not every active neuron is clipped.": _sum_over(
+            lambda before: before > 0
+        ),
+        "this is what the neurons would pass on. What do they pass on?": (
+            _sum_over(_saturated, constant=None)
+        ),
+        "you counted the neurons. How strongly does each of them act on the logit?": (
+            lambda net, x: 6.0 * _saturated(net[1](net[0](x))).sum(1)
+        ),
+        "the sign: the constant is a part of the logit, nothing is taken off.": (
+            _sum_over(_saturated, constant=-6.0)
+        ),
+        "the bias of the last layer is known to the theorem. Leave it out.": (
+            lambda net, x: (
+                _sum_over(_saturated)(net, x)
+                + net[3].bias[net(x).argmax(1)]
+            )
+        ),
+    },
+)
