@@ -6,7 +6,7 @@ HTML   := book/_build/html
 BUILD  := $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test test-book soak benchmark lab lint clean
+.PHONY: help book pdf test test-book soak benchmark lab student lint clean
 
 help:  ## Say what each command does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,7 +19,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 # Sphinx and the execution cache know only the notebooks: forget what was built when the code that they call changes.
-book/_build/.code: $(wildcard lesson_utils/*.* lesson_utils/explorers/* lessons/recorded/*)
+book/_build/.code: $(wildcard lesson_utils/*.* lesson_utils/explorers/* lessons/exercises/*.py lessons/recorded/*/*)
 	rm -rf book/_build/.jupyter_cache book/_build/.doctrees
 	mkdir -p book/_build && touch $@
 
@@ -52,6 +52,11 @@ benchmark: $(VENV)/.ready  ## Compare speeds within one run (not part of the tes
 
 lab: $(VENV)/.ready  ## Open the lessons in JupyterLab
 	$(BIN)/jupyter lab lessons
+
+student: $(VENV)/.ready  ## Write the lessons without their solutions to build/student
+	rm -rf build/student
+	$(BIN)/jupyter nbconvert --config book/student.json --output-dir build/student lessons/*.ipynb
+	cp -r lessons/exercises $(wildcard lessons/recorded) build/student
 
 lint: $(VENV)/.ready  ## Check style; the notebooks must be committed without outputs
 	$(BIN)/ruff check .
