@@ -98,7 +98,8 @@ def test_one_version_everywhere():
 def test_commands_in_the_texts_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):.*##", makefile, flags=re.M))
-    for page in ("README.md", "book/how_to_use.md", ".ci/run"):
+    pages = "README.md", "book/how_to_use.md", "book/teaching.md", "CONTRIBUTING.md", ".ci/run"
+    for page in pages:
         text = (ROOT / page).read_text(encoding="utf-8")
         named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.M))
         assert named <= targets, page
