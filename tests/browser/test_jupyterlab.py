@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def lab(tmp_path_factory):
     """Address and folder of a JupyterLab with copies of the lessons."""
     home = tmp_path_factory.mktemp("lab")
     folder = home / "lessons"
-    folder.mkdir()
+    shutil.copytree(ROOT / "lessons", folder, ignore=shutil.ignore_patterns("*.ipynb"))
     for lesson in WITH_WIDGET:
         notebook = json.loads((ROOT / f"{lesson}.ipynb").read_text(encoding="utf-8"))
         copy = folder / f"{lesson.removeprefix('lessons/')}.ipynb"
