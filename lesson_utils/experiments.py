@@ -319,8 +319,10 @@ def _train_model(
 def _measure_model(name: str, data: Dataset, settings: Settings, out: Path) -> None:
     """Write every value of every image for one model, unless that is done or it diverged."""
     path = out / "state" / f"{name}.samples.safetensors"
+    if path.exists():
+        return
     model, history = _read_model(out, name, settings)
-    if path.exists() or history["diverged"] is not None:
+    if history["diverged"] is not None:
         return
     began = time.perf_counter()
     _precision(tf32=False)

@@ -312,8 +312,7 @@ def test_two_processes_make_the_record_of_one(photographs, tmp_path):
     """Without random cuts. float32, trained twice by double backpropagation: 1 % apart at most."""
     command = ["tiny-imagenet-cpu", "--width", "8", "--batch-size", "6", "--strengths", "0", "0.1"]
     command += ["--epochs", "2", "--images", "8", "--attack-images", "1", "--cw-rounds", "1"]
-    command += ["--size", "32"]
-    command += ["--cw-steps", "2", "--quiet", "--out"]
+    command += ["--cw-steps", "2", "--size", "32", "--quiet", "--out"]
     main([*command, str(tmp_path / "one")])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     launch += ["-m", "lesson_utils.experiments", *command, str(tmp_path / "two")]
