@@ -3,6 +3,9 @@
 A record is a folder: `record.json` (settings, provenance, a summary of each model),
 `samples.safetensors` (every measured value of every image), `models/` (weights) and `state/`
 (what an interrupted run continues from; it may be deleted when the record is there).
+
+The same command may be started several times at once, with the same folder: each process takes
+the next network that no other works on.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, distributed, nn
@@ -104,7 +109,8 @@ def run(
     """Train and measure all models of an experiment, and write its record.
 
     May be killed at any moment: started again with the same settings it continues, and on a
-    CPU it ends in the same record bit for bit (`provenance.timing` apart).
+    CPU it ends in the same record bit for bit (`provenance.timing` apart). Several processes
+    may run it at once, with the same folder.
 
     Parameters
     ----------
@@ -136,21 +142,38 @@ def run(
     _check(settings)
     _attacks(settings)  # complains now, and not after the training, if foolbox is missing
     out, (rank, world), (data, settings) = Path(out), processes(), _load(settings)
+    lock = FileLock(out / "state" / "run.lock")
     if rank == 0:
-        _begin(settings, out, data, device, command)
+        with lock:
+            _begin(settings, out, data, device, command)
     data = Dataset(*(part.to(device) if isinstance(part, Tensor) else part for part in data))
     plan = settings.models()
-    for strength, seed in plan:
-        _train_model(strength, seed, data, settings, out, progress)
-        if world == 1:
+    if world == 1:
+        _take_turns(plan, data, settings, out, progress)
+    else:  # all train each network together, and measure side by side
+        for strength, seed in plan:
+            _train_model(strength, seed, data, settings, out, progress)
+        for strength, seed in plan[rank::world]:
             _measure_model(_name(strength, seed), data, settings, out)
-    for strength, seed in plan[rank::world]:  # several processes measure side by side
-        _measure_model(_name(strength, seed), data, settings, out)
     _meet()
     if rank == 0:
-        _write_record(settings, out)
+        with lock:
+            _write_record(settings, out)
     _meet()
     return load_record(out)
+
+
+def _take_turns(plan, data: Dataset, settings: Settings, out: Path, progress: bool) -> None:
+    """Train and measure what no other process is at; then wait for the others, or for their end.
+
+    The system gives back the locks of a process that died: what it left is done here.
+    """
+    for patience in (0, -1):
+        for strength, seed in plan:
+            name = _name(strength, seed)
+            with suppress(Timeout), FileLock(out / "state" / f"{name}.lock", patience):
+                _train_model(strength, seed, data, settings, out, progress)
+                _measure_model(name, data, settings, out)
 
 
 def _meet() -> None:
@@ -510,6 +533,57 @@ def medians(record: dict, quantity: str) -> tuple[np.ndarray, np.ndarray]:
     rows = [m["quantities"][quantity] for m in sweep]
     middle, low, high = (np.array([row[k] for row in rows]) for k in ("median", "low", "high"))
     return middle, np.stack([middle - low, high - middle])
+
+
+def growth_exponent(
+    folder: str | Path,
+    strengths: Sequence[float],
+    *,
+    of: str = "alignment",
+    against: str = "linearized_robustness",
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, float]:
+    """How fast a median grows with another over the networks of a sweep: `of ≈ c · against^p`.
+
+    p is the slope of the least-squares line through the logarithms of the medians. More than 1
+    is growth faster than linear, less than 1 is slower.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of a record.
+    strengths : sequence of float
+        λ of the networks, at least two that did not diverge.
+    of, against : str
+        Quantities as in :func:`load_samples`. Where one was measured on fewer images, only
+        these count for both.
+    seed : int
+        Of the networks.
+    resamples : int
+        Of the bootstrap. It draws images, the same for all networks; what another training
+        would change it does not know.
+
+    Returns
+    -------
+    dict
+        `exponent`, and the ends `low`, `high` of its 95 % interval.
+
+    Raises
+    ------
+    KeyError
+        A network or a quantity is not in the record.
+    """
+    samples = [load_samples(folder, strength, seed) for strength in strengths]
+    n = min(len(values[name]) for values in samples for name in (of, against))
+    both = np.stack([[values[name][:n].numpy() for name in (against, of)] for values in samples])
+    drawn = np.random.default_rng(0).integers(n, size=(resamples, n))
+    drawn = np.concatenate([np.arange(n)[None], drawn])  # first the images as they are
+    logs = np.log(np.median(both[:, :, drawn], axis=-1))
+    x, y = np.moveaxis(logs - logs.mean(0), 1, 0)  # each (networks, resamples + 1)
+    slope = (x * y).sum(0) / (x * x).sum(0)
+    low, high = np.quantile(slope[1:], [0.025, 0.975]).tolist()
+    return {"exponent": float(slope[0]), "low": low, "high": high}
 
 
 def smallest_attack(values: dict[str, Tensor]) -> Tensor:

@@ -6,11 +6,13 @@ import os
 import random
 import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image, ImageOps
 from safetensors.torch import load_file
 
@@ -164,6 +166,30 @@ def test_finished_record_is_not_computed_again(record):
     run(TINY, record)
     assert contents(record) == before
     assert stamps == {path: path.stat().st_mtime_ns for path in (record / "models").iterdir()}
+
+
+def test_processes_side_by_side_take_different_models(record, tmp_path):
+    """A second process leaves the model alone that the first is at, and waits for it at the end."""
+    begun = tmp_path / "state" / "strength-0-seed-0.lock"
+    begun.parent.mkdir()
+    arguments = json.dumps(asdict(TINY)), str(tmp_path)
+    script = """
+import json, sys
+from lesson_utils.experiments import _settings, run
+run(_settings(json.loads(sys.argv[1])), sys.argv[2])
+"""
+    with FileLock(begun):
+        other = subprocess.Popen([sys.executable, "-c", script, *arguments])
+        last = tmp_path / "state" / "strength-0.1-seed-0.samples.safetensors"
+        deadline = time.monotonic() + 120
+        while not last.exists():
+            assert other.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.2)
+        assert other.poll() is None
+        assert not (tmp_path / "models" / "strength-0-seed-0.safetensors").exists()
+    assert other.wait(120) == 0
+    assert contents(tmp_path) == contents(record)
 
 
 def test_other_settings_or_images_are_refused(record, tmp_path, made_up_mnist):
