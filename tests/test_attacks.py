@@ -107,9 +107,9 @@ def test_where_there_is_no_other_class_every_attack_fails(attack):
 
 @pytest.mark.parametrize("attack", [line_search, projected_gradient])
 def test_confidence_hides_nothing(attack, digits, digits_net):
-    """Logits times 1000 leave the classifier as it is, but cross-entropy has no gradient then."""
+    """Logits times a million leave the classifier as it is, but cross-entropy has no gradient then."""
     x = digits.x_test[:20]
-    sure = torch.nn.Sequential(digits_net, Scale(1000.0)).eval()
+    sure = torch.nn.Sequential(digits_net, Scale(1e6)).eval()
     assert torch.nn.functional.cross_entropy(sure(x), sure(x).argmax(1)) == 0
     usual, found = attack(digits_net, x), attack(sure, x)
     assert found.success.double().mean() > 0.8
