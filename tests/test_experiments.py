@@ -14,13 +14,14 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image, ImageOps
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from lesson_utils import data, experiments, measure
 from lesson_utils.experiments import (
     PRESETS,
     bundled_images,
     export,
+    growth_exponent,
     load_model,
     load_record,
     load_samples,
@@ -499,3 +500,24 @@ def test_killed_at_random_points_it_ends_in_the_same_record(tmp_path):
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert not list((tmp_path / "killed").rglob("*.part"))
     assert not list((tmp_path / "killed").rglob("*.training.safetensors"))
+
+
+def test_growth_exponent_of_a_power_law(tmp_path):
+    """Three networks whose alignment is the square of their robustness, on 50 images."""
+    rho = torch.rand(50, generator=torch.Generator().manual_seed(0)) + 0.5
+    rows = {f"strength-{s:g}-seed-0": (1 + s) * rho for s in (0.0, 1.0, 3.0)}
+    values = {f"{name}/linearized_robustness": row for name, row in rows.items()}
+    values |= {f"{name}/alignment": 2 * row**2 for name, row in rows.items()}
+    values |= {f"{name}/minimal_l2": row[:7] ** 0.5 for name, row in rows.items()}
+    (tmp_path / "samples.safetensors").write_bytes(save(values))
+    found = growth_exponent(tmp_path, [0.0, 1.0, 3.0])
+    assert found == pytest.approx({"exponent": 2, "low": 2, "high": 2}, abs=1e-6)
+    of_few = growth_exponent(tmp_path, [0.0, 3.0], against="minimal_l2")
+    assert of_few["exponent"] == pytest.approx(4, abs=1e-6)
+    noisy = {name: value * torch.rand(len(value)).exp() for name, value in values.items()}
+    (tmp_path / "samples.safetensors").write_bytes(save(noisy))
+    found = growth_exponent(tmp_path, [0.0, 1.0, 3.0])
+    assert found["low"] < found["exponent"] < found["high"]
+    assert found["high"] - found["low"] > 0.05
+    with pytest.raises(KeyError, match="never trained"):
+        growth_exponent(tmp_path, [0.0, 2.0])
