@@ -6,7 +6,7 @@ HTML   := book/_build/html
 BUILD  := $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test test-book soak benchmark lab student lint clean
+.PHONY: help book pdf slides test test-book soak benchmark lab student lint clean
 
 help:  ## Say what each command does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,13 +31,27 @@ pdf: $(VENV)/.ready book/_build/.code  ## Print the whole book to book/_build/pd
 	$(BUILD) --builder singlehtml
 	$(BIN)/python book/print_pdf.py
 
+NPM := npm install --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error --prefix
+SLIDES := $(wildcard lessons/0[1-8]_*.ipynb)
+REVEAL := book/slides/node_modules/reveal.js
+$(REVEAL)/dist/reveal.js: book/slides/package.json
+	$(NPM) book/slides
+	touch $@
+
+slides: $(VENV)/.ready $(REVEAL)/dist/reveal.js  ## Run the lessons, write their slides to build/slides (needs npm)
+	rm -rf build/slides && mkdir -p build/slides/_static
+	cp $(addprefix $(REVEAL)/,dist/reveal.js dist/reveal.css plugin/notes/notes.js) build/slides/_static
+	cp $$(find $(VENV)/lib -path '*/mathjax/tex-svg.js') build/slides/_static
+	LESSONS_BOOK=1 $(BIN)/python -m nbconvert --config book/slides/config.json --output-dir build/slides $(SLIDES)
+	@echo "Open a page of build/slides"
+
 test: $(VENV)/.ready  ## Unit and property tests, then every lesson from first to last cell
 	$(BIN)/python -m pytest tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env lessons -n 2 --dist loadfile
 
 AXE := tests/browser/node_modules/axe-core/axe.min.js
 $(AXE): tests/browser/package.json
-	npm install --prefix tests/browser --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error
+	$(NPM) tests/browser
 	touch $@
 
 test-book: $(VENV)/.ready $(AXE)  ## Look at every built page and the PDF in Chromium, and at the widgets in JupyterLab (needs npm)
