@@ -37,6 +37,12 @@ def test_ends_with_summary_tolerance_and_what_comes_next(notebook):
         assert part in closing
 
 
+def test_names_common_mistakes_before_the_exercises(notebook):
+    texts = sources(notebook, "markdown")
+    box = next(k for k, text in enumerate(texts) if "{admonition} Common mistakes" in text)
+    assert texts[box + 1].startswith("## Exercises")
+
+
 def test_asserts_what_it_claims(notebook):
     assert sum("assert " in source for source in sources(notebook, "code")) >= 6
 

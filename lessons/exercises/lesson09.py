@@ -1,0 +1,100 @@
+"""The MNIST experiment."""
+
+import torch
+
+from lesson_utils.checks import Exercise
+
+
+def _distances(dice):
+    """Distances found by three attacks; some fail, each image is reached by one at least."""
+    found = 0.5 + 2 * torch.rand(3, 9, generator=dice)
+    fails = torch.rand(3, 9, generator=dice) < 0.3
+    fails[torch.randint(3, (9,), generator=dice), torch.arange(9)] = False
+    fails[0, 0] = True  # at least one fails, and one distance stands alone
+    fails[1, 0] = False
+    return (torch.where(fails, torch.inf, found),)
+
+
+def _median_of_smallest(distances):
+    columns = zip(*distances.tolist(), strict=True)
+    return sorted(min(column) for column in columns)[
+        distances.shape[1] // 2
+    ]
+
+
+def _finite(distances):
+    return torch.where(distances.isfinite(), distances, torch.nan)
+
+
+upper_bound = Exercise(
+    solution=_median_of_smallest,
+    inputs=_distances,
+    shows=(
+        "Each image has its own best attack. The median of these distances is proved to be an "
+        "upper bound of the median of ρ."
+    ),
+    mistakes={
+        "you took the best attack of all images together. Another attack may be better on this one.": (
+            lambda d: d.median(1).values.amin()
+        ),
+        "the largest distance is the weakest statement. Which one proves most about ρ?": (
+            lambda d: d.amax(0).median()
+        ),
+        "a weak attack takes nothing away from a strong one: do not average over the attacks.": (
+            lambda d: d.median(0).values.median()
+        ),
+        "a mean is drawn by a few far images, and ruined by one infinite one. Take the median.": (
+            lambda d: d.amin(0).mean()
+        ),
+        "a failed attack found no adversary at distance 0. It found none at all.": (
+            lambda d: torch.where(d.isfinite(), d, 0).amin(0).median()
+        ),
+        "one median over attacks and images together mixes weak and strong attacks.": (
+            lambda d: _finite(d).nanmedian()
+        ),
+    },
+)
+
+
+def _curve(dice):
+    """Medians of five networks that follow a power law, nearly."""
+    rho = 0.5 + torch.rand(5, generator=dice).cumsum(0)
+    power = 0.4 + 1.6 * torch.rand((), generator=dice)
+    noise = 0.05 * torch.randn(5, generator=dice)
+    return rho, 3 * rho**power * noise.exp()
+
+
+def _line(x, y):
+    """Slope of the least-squares line, from the normal equations."""
+    design = torch.stack([x, torch.ones_like(x)], 1).double()
+    return torch.linalg.lstsq(design, y[:, None].double()).solution[0, 0]
+
+
+exponent = Exercise(
+    solution=lambda rho, alpha: _line(rho.log(), alpha.log()),
+    inputs=_curve,
+    shows=(
+        "The slope in logarithms has no unit: in centimetres or in pixels the exponent is the same."
+    ),
+    mistakes={
+        "this is the slope of α against ρ̃ themselves. It depends on the unit; take logarithms.": (
+            lambda rho, alpha: _line(rho, alpha)
+        ),
+        "you exchanged the axes: how α grows with ρ̃, not ρ̃ with α.": (
+            lambda rho, alpha: _line(alpha.log(), rho.log())
+        ),
+        "log α alone would make it an exponential law, α ≈ c·exp(pρ̃). Take the logarithm of ρ̃, too.": (
+            lambda rho, alpha: _line(rho, alpha.log())
+        ),
+        "you joined the first and the last network. A line through all of them uses all of them.": (
+            lambda rho, alpha: (
+                (alpha[-1] / alpha[0]).log() / (rho[-1] / rho[0]).log()
+            )
+        ),
+        "without an intercept the line must pass through the origin. What is α at ρ̃ = 1?": (
+            lambda rho, alpha: (
+                (rho.log() * alpha.log()).sum() / rho.log().square().sum()
+            )
+        ),
+    },
+)
