@@ -32,7 +32,7 @@ pdf: $(VENV)/.ready book/_build/.code  ## Print the whole book to book/_build/pd
 	$(BIN)/python book/print_pdf.py
 
 NPM := npm install --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error --prefix
-SLIDES := $(wildcard lessons/0[1-8]_*.ipynb)
+SLIDES := $(wildcard lessons/*.ipynb)
 REVEAL := book/slides/node_modules/reveal.js
 $(REVEAL)/dist/reveal.js: book/slides/package.json
 	$(NPM) book/slides

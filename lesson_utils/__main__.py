@@ -10,16 +10,7 @@ import torch
 from . import __version__
 from .data import check_mnist
 
-PACKAGES = (
-    "numpy",
-    "torch",
-    "torchvision",
-    "scikit-learn",
-    "matplotlib",
-    "ipywidgets",
-    "jupyterlab",
-    "safetensors",
-)
+PACKAGES = "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "ipywidgets", "jupyterlab"
 
 
 def _version(package: str) -> str:

@@ -594,6 +594,25 @@ def smallest_attack(values: dict[str, Tensor]) -> Tensor:
     return torch.stack([values[name] for name in ATTACKS]).amin(0)
 
 
+def linearization_error(values: dict[str, Tensor]) -> dict[str, float]:
+    """How ρ̃ compares with the distance of the nearest adversary, over the attacked images.
+
+    `values` are those of one network, from :func:`load_samples`.
+
+    Returns
+    -------
+    dict
+        `above`: share of images on which ρ̃ is larger than ρ can be, because an attack has
+        proved it; `ratio`: median of ρ̃ through that distance; `rank_correlation` of the two.
+    """
+    near = smallest_attack(values)
+    linear = values["linearized_robustness"][: len(near)]
+    ranks = torch.stack([v.argsort().argsort().double() for v in (near, linear)])
+    above, ratio = (linear > near).double().mean().item(), (linear / near).median().item()
+    order = torch.corrcoef(ranks)[0, 1].item()
+    return {"above": above, "ratio": ratio, "rank_correlation": order}
+
+
 def bundled_images(settings: Settings) -> tuple[Tensor, Tensor | None]:
     """Images for the networks of an experiment that need no download, and labels if they have any.
 
@@ -663,9 +682,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("export", help="copy a record with a few models, half precision")
     command.add_argument("folder", type=Path, help="a finished record")
     command.add_argument("target", type=Path, help="folder of the copy")
-    command.add_argument(
-        "--strengths", type=float, nargs="+", required=True, help="λ of the models"
-    )
+    command.add_argument("--strengths", type=float, nargs="+", required=True, help="values of λ")
     return parser
 
 

@@ -22,6 +22,7 @@ from lesson_utils.experiments import (
     bundled_images,
     export,
     growth_exponent,
+    linearization_error,
     load_model,
     load_record,
     load_samples,
@@ -118,6 +119,15 @@ def test_medians_of_a_sweep_and_the_smallest_attack(record):
         best = smallest_attack(values)
         assert all((best <= values[name]).all() for name in ATTACKS)
         assert best.min() > 0
+
+
+def test_linearization_error_by_hand():
+    near = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    values = {name: near + 1 for name in ATTACKS} | {"deepfool": near}
+    values["linearized_robustness"] = torch.tensor([0.5, 6.0, 4.5, 8.0, 99.0])  # one not attacked
+    found = linearization_error(values)
+    assert (found["above"], found["ratio"]) == (0.75, 1.5)  # quotients 0.5, 1.5, 2, 3
+    assert found["rank_correlation"] == pytest.approx(0.8)  # order 0, 2, 1, 3
 
 
 def test_weights_of_the_record_give_its_numbers(record, digits):

@@ -12,7 +12,7 @@ from bs4 import BeautifulSoup
 from book.slides.preprocess import pages, plain
 
 ROOT = Path(__file__).parents[1]
-LESSONS = sorted((ROOT / "lessons").glob("0[1-8]_*.ipynb"))  # as in the Makefile
+LESSONS = sorted((ROOT / "lessons").glob("*.ipynb"))
 LOCAL = {"reveal.css", "reveal.js", "notes.js", "tex-svg.js"}
 
 
@@ -62,7 +62,7 @@ def test_slides(written, path):
 def test_directives_and_roles():
     source = (
         "Before.\n\n## A heading\n\nBy {eq}`eq-sum` and {prf:ref}`thm-one` {cite}`etmann2019`,\n\n"
-        "$$a = b$$ (eq-sum)\n\n````{prf:proof}\nSee [lesson 1](01_a.ipynb).\n\n"
+        "$$a = b$$ (eq-sum)\n\n````{prf:proof}\nSee [lesson 1](01_a.ipynb) and {cite:t}`ros2018,szegedy2014`.\n\n"
         "```{note}\nHere.\n```\n````\n\nAfter {prf:ref}`that one <thm-one>`."
     )
     text = plain(source, {"thm-one": "Theorem (One)"})
@@ -71,7 +71,9 @@ def test_directives_and_roles():
     shown = list(pages(text, "fragment"))
     assert [kind for kind, _ in shown] == ["fragment", "slide", "subslide"]
     assert shown[1][1].startswith("## A heading") and shown[1][1].endswith("After that one.")
-    assert shown[2][1].startswith('<div class="box proof">\n\n**Proof**\n\nSee lesson 1.')
+    assert shown[2][1].startswith(
+        '<div class="box proof">\n\n**Proof**\n\nSee lesson 1 and Ros 2018, Szegedy 2014.'
+    )
     assert list(pages(text, "slide")) == shown[1:]
 
 

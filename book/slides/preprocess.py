@@ -5,20 +5,29 @@ may hold several pages: each heading begins a slide, and a proof, or what is too
 """
 
 import re
+from pathlib import Path
 
+import nbformat
 from nbconvert.preprocessors import Preprocessor
 from nbformat.v4 import new_markdown_cell
 
+LESSONS = Path(__file__).parents[2] / "lessons"
 FULL = 1200  # weight of a page; what continues a slide has a third of it
 DIRECTIVE = re.compile(r"^(`{3,})\{(?:prf:)?(\w+)\} *(.*)\n((?::.*\n)*)((?s:.*?))^\1$", re.M)
 ROLES = {
     r"^(\$\$.*?)\$\$ \(eq-([\w-]+)\)$": r"\1 \\tag{\2}$$",
     r"\{eq\}`eq-([\w-]+)`": r"(\1)",
-    r"\{cite\}`([a-z]+)(\d+)`": lambda key: f"[{key[1].title()} {key[2]}]",
+    r"\{cite:t\}`([^`]+)`": lambda keys: works(keys[1]),
+    r"\{cite(?::p)?\}`([^`]+)`": lambda keys: f"[{works(keys[1])}]",
     r"\{[\w:]+\}`([^`<]+) <[^`]+>`": r"\1",
     r"\{py:\w+\}`([^`]+)`": r"`\1`",
     r"\[([^\]]+)\]\([^)]+\.ipynb[^)]*\)": r"\1",
 }
+
+
+def works(keys: str) -> str:
+    """Of citation keys, first author and year: `Etmann 2019, Tsipras 2019`."""
+    return ", ".join(f"{a.title()} {year}" for a, year in re.findall(r"([a-z]+)(\d{4})", keys))
 
 
 def title(kind: str, name: str) -> str:
@@ -74,17 +83,24 @@ def pages(source: str, slide_type: str):
         yield shown, "\n\n".join(page)
 
 
+def labelled() -> dict[str, str]:
+    """Titles of all definitions, theorems, … of the book, by label: lessons refer to each other."""
+    titles = {}
+    for path in LESSONS.glob("*.ipynb"):
+        cells = nbformat.read(path, as_version=4).cells
+        texts = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        for _, kind, name, options, _ in DIRECTIVE.findall(texts):
+            for label in re.findall(r"^:label: (.*)", options, flags=re.M):
+                titles[label] = title(kind, name)
+    return titles
+
+
 class MarkedCells(Preprocessor):
     """Leaves the slides of an executed notebook."""
 
     def preprocess(self, notebook, resources):
         """Called by nbconvert."""
-        texts = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-        titles = {}
-        for _, kind, name, options, _ in DIRECTIVE.findall(texts):
-            for label in re.findall(r"^:label: (.*)", options, flags=re.M):
-                titles[label] = title(kind, name)
-        cells = []
+        titles, cells = labelled(), []
         for cell in notebook.cells:
             slide_type = cell.metadata.get("slideshow", {}).get("slide_type", "skip")
             if cell.cell_type == "code" or slide_type in ("skip", "notes"):
