@@ -125,6 +125,8 @@ class Recipe:
     decay_factor: float = 0.1
     augment: bool = False
     """Mirror half of the images of a batch and shift it as a whole, by up to an eighth of its width."""
+    clip: float = math.inf
+    """Scale the gradient of a step down to this length, if it is longer (Pascanu et al. 2013)."""
     freeze_statistics: bool = False
     """Keep batch normalisation in eval mode: in train mode it couples the samples of a batch."""
 
@@ -209,7 +211,7 @@ def train(
         disable=not progress or processes()[0] > 0,
     )
     device = next(model.parameters()).device
-    step = partial(_step, shared, optimizer, strength)
+    step = partial(_step, shared, optimizer, strength, recipe.clip)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
         while len(epochs) < recipe.epochs and all(math.isfinite(loss) for _, loss in epochs):
             began = time.perf_counter()
@@ -307,10 +309,12 @@ def _flip_and_shift(x: Tensor) -> Tensor:
     return shift(torch.where(mirrored, x.flip(3), x))
 
 
-def _step(model, optimizer, strength: float, x: Tensor, y: Tensor, weight: float) -> Tensor:
+def _step(model, optimizer, strength: float, clip: float, x: Tensor, y: Tensor, weight: float):
     optimizer.zero_grad()
     loss, _ = gradient_penalty_loss(model, x, y, strength)
     (weight * loss).backward()
+    if clip < math.inf:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return loss.detach()
 

@@ -14,7 +14,13 @@ from lesson_utils.models import resnet
 from lesson_utils.training import Recipe, join_processes, train, write
 
 RECIPE = Recipe(
-    epochs=3, batch_size=8, learning_rate=0.05, decay_every=2, augment=True, freeze_statistics=True
+    epochs=3,
+    batch_size=8,
+    learning_rate=0.05,
+    decay_every=2,
+    augment=True,
+    clip=1.0,
+    freeze_statistics=True,
 )
 
 

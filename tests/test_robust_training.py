@@ -129,6 +129,21 @@ def test_frozen_statistics_stay(images):
         assert not net[1].training
 
 
+def test_clipping_shortens_a_long_step_and_leaves_a_short_one(images):
+    def step(clip):
+        recipe = Recipe(1, 220, learning_rate=0.5, momentum=0.0, weight_decay=0.0, clip=clip)
+        net = smallnet(dtype=torch.float64)
+        before = weights(net)
+        one(net, (images[0].double(), images[1]), 0.1, recipe=recipe)
+        return weights(net) - before
+
+    whole = step(torch.inf)
+    length = whole.norm() / 0.5  # of the gradient
+    short = step(length.item() / 3)
+    torch.testing.assert_close(short, whole / 3, rtol=1e-5, atol=1e-9)  # PyTorch adds 1e-6
+    assert torch.equal(step(length.item() * 3), whole)
+
+
 def test_bytes_are_pixels(images):
     x, y = (images[0] * 255).round().byte(), images[1]
     from_bytes, from_floats = smallnet(), smallnet()
