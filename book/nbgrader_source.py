@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 
 STATED = re.compile(r"Exercise (\d+\.\d) · .+ · (★+)")
+RECORD = re.compile(r'"(recorded/[\w-]+)"')
 CHECK = re.compile(r"exercises\.(\w+)\.check\((.+)\)$")
 
 
@@ -51,7 +52,7 @@ def convert(notebook):
 
 
 def main(course: str, *lessons: str):
-    """Write each lesson, with the checks that it imports, to a folder of its own."""
+    """Write each lesson, with the checks and records that it reads, to a folder of its own."""
     for lesson in map(Path, lessons):
         notebook = nbformat.read(lesson, as_version=4)
         convert(notebook)
@@ -60,6 +61,8 @@ def main(course: str, *lessons: str):
         (folder / "exercises").mkdir(parents=True, exist_ok=True)
         for file in ("__init__.py", f"{name}.py"):
             shutil.copy(lesson.with_name("exercises") / file, folder / "exercises")
+        for record in {name for cell in notebook.cells for name in RECORD.findall(cell.source)}:
+            shutil.copytree(lesson.parent / record, folder / record, dirs_exist_ok=True)
         nbformat.write(notebook, folder / lesson.name)
 
 

@@ -70,3 +70,12 @@ def test_right_and_blank_answers_of_a_source(tmp_path):
         exec(cells[name].source + "\n" + cells[f"{name}-check"].source, names)
         with pytest.raises(AssertionError, match="Not attempted"):
             exec(released(cells[name]) + "\n" + cells[f"{name}-check"].source, names)
+
+
+def test_source_of_a_lesson_brings_the_records_that_it_reads(tmp_path):
+    main(str(tmp_path), str(NOTEBOOKS["lesson09"]))
+    recorded = NOTEBOOKS["lesson09"].with_name("recorded") / "mnist"
+    copied = tmp_path / "source" / "lesson09" / "recorded" / "mnist"
+    wanted = {path.relative_to(recorded) for path in recorded.rglob("*")}
+    assert {path.relative_to(copied) for path in copied.rglob("*")} == wanted
+    assert not list((tmp_path / "source" / "lesson09" / "recorded").glob("[!m]*"))
