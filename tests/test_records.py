@@ -33,8 +33,8 @@ def shipped(record):
     return [model for model in record["models"] if "half" in model]
 
 
-def test_there_is_a_record():
-    assert "mnist" in [folder.name for folder in FOLDERS]
+def test_there_are_two_records():
+    assert [folder.name for folder in FOLDERS] == ["mnist", "tiny-imagenet"]
 
 
 def test_provenance(folder):
