@@ -309,7 +309,9 @@ def _flip_and_shift(x: Tensor) -> Tensor:
     return shift(torch.where(mirrored, x.flip(3), x))
 
 
-def _step(model, optimizer, strength: float, clip: float, x: Tensor, y: Tensor, weight: float):
+def _step(
+    model, optimizer, strength: float, clip: float, x: Tensor, y: Tensor, weight: float
+) -> Tensor:
     optimizer.zero_grad()
     loss, _ = gradient_penalty_loss(model, x, y, strength)
     (weight * loss).backward()
