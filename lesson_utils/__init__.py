@@ -5,19 +5,11 @@ Importing this package loads torch and numpy only. The other rooms are imported 
 """
 
 from .attacks import AttackResult, minimal_l2
-from .geometry import (
-    BoundTerms,
-    LinearizedRobustness,
-    Measurements,
-    alignment,
-    binarize,
-    bound_terms,
-    linearized_robustness,
-    measure,
-    saliency_map,
-)
-from .gradients import jacobian
+from .autograd import jacobian
+from .bound import BoundTerms, Measurements, binarize, bound_terms, measure
 from .homogeneity import Decomposition, homogeneous_decomposition
+from .linearized import LinearizedRobustness, linearized_robustness
+from .saliency import alignment, saliency_map
 from .toy import AffineClassifier, BinaryClassifier
 from .training import gradient_penalty_loss
 

@@ -15,16 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .gradients import (
-    attach,
-    check_input,
-    check_logits,
-    degree_of_homogeneity,
-    gradients,
-    inner,
-    pick,
-    target_index,
-)
+from .autograd import gradients, inner, leaf_and_logits, logit_of
+from .validation import check_input, check_logits, class_index
 
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -64,6 +56,11 @@ class Decomposition(NamedTuple):
     def degree(self) -> Tensor:
         """Degree of homogeneity, ``|⟨x, g⟩| / (|⟨x, g⟩| + |β|)``, in [0, 1]."""
         return degree_of_homogeneity(self.homogeneous, self.bias)
+
+
+def degree_of_homogeneity(homogeneous: Tensor, bias: Tensor) -> Tensor:
+    """``|⟨x, g⟩| / (|⟨x, g⟩| + |β|)``, in [0, 1]: the share of a logit that is homogeneous."""
+    return homogeneous.abs() / (homogeneous.abs() + bias.abs())
 
 
 def effective_bias(module: nn.Module) -> Tensor | None:
@@ -112,7 +109,7 @@ def _probe_biases(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, list]:
             if (bias := effective_bias(module)) is not None:
                 hook = partial(add_zero, name or type(module).__name__, bias.detach())
                 hooks.enter_context(module.register_forward_hook(hook))
-        return *attach(model, x), probes
+        return *leaf_and_logits(model, x), probes
 
 
 @torch.enable_grad()
@@ -139,7 +136,7 @@ def homogeneous_decomposition(
     Raises
     ------
     TypeError, ValueError, IndexError
-        See :func:`lesson_utils.geometry.saliency_map`; also if `model` is no nn.Module.
+        See :func:`lesson_utils.saliency.saliency_map`; also if `model` is no nn.Module.
 
     Warns
     -----
@@ -156,8 +153,8 @@ def homogeneous_decomposition(
     leaf, logits, probes = _probe_biases(model, x)
     check_logits(logits, x)
     x = x.detach()
-    index = target_index(target, logits)
-    score = pick(logits, index)
+    index = class_index(target, logits)
+    score = logit_of(logits, index)
     grads = gradients(score, [leaf, *(zero for _, _, zero in probes)])
     homogeneous = inner(x, grads[0])
     bias = score.detach() - homogeneous

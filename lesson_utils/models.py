@@ -6,7 +6,7 @@ the model, so ρ, ε and α are in pixel units whatever the network does inside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -153,26 +153,60 @@ def resnet(
     options = {"weights": "DEFAULT"} if pretrained else {"num_classes": n_classes}
     net = models.get_model(f"resnet{depth}", **options)
     if not pretrained:
-        _resize(net, n_classes, width, small_images)
+        if small_images:
+            net.conv1.kernel_size, net.conv1.padding = (3, 3), (1, 1)
+            net.maxpool = nn.Identity()
+        _rebuild(net, width)
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):  # as torchvision does
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(Normalize(IMAGENET_MEAN, IMAGENET_STD), net)
 
 
-def _resize(net: nn.Module, n_classes: int, width: int, small_images: bool) -> None:
-    """Make all layers of torchvision's network anew, from `width` channels on."""
-    stages = [net.layer1, net.layer2, net.layer3, net.layer4]
-    kernel, padding = (3, 1) if small_images else (7, 3)
-    net.conv1 = nn.Conv2d(3, width, kernel, stride=2, padding=padding, bias=False)
-    net.bn1 = nn.BatchNorm2d(width)
-    if small_images:
-        net.maxpool = nn.Identity()
-    net.inplanes = width
-    for k, stage in enumerate(stages):
-        shape = {"blocks": len(stage), "stride": 1 if k == 0 else 2}
-        setattr(net, f"layer{k + 1}", net._make_layer(type(stage[0]), width * 2**k, **shape))
-    net.fc = nn.Linear(net.inplanes, n_classes)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):  # as torchvision does
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+def _rebuild(module: nn.Module, width: int) -> None:
+    """Make all layers of torchvision's network anew, with `width` channels where it has 64."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d):
+            inputs = (
+                child.in_channels if child.in_channels == 3 else child.in_channels * width // 64
+            )
+            shape = {"stride": child.stride, "padding": child.padding, "bias": False}
+            outputs = child.out_channels * width // 64
+            setattr(module, name, nn.Conv2d(inputs, outputs, child.kernel_size, **shape))
+        elif isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.BatchNorm2d(child.num_features * width // 64))
+        elif isinstance(child, nn.Linear):
+            setattr(module, name, nn.Linear(child.in_features * width // 64, child.out_features))
+        else:
+            _rebuild(child, width)
+
+
+def network_of(settings: Mapping, seed: int = 0, *, pretrained: bool = False) -> nn.Sequential:
+    """The network that an experiment names, with the random weights of a seed.
+
+    Parameters
+    ----------
+    settings : mapping
+        Of a record, or of an experiment that is to be run: `data`, `network`, `width`, `size`
+        and `classes` are looked at.
+    seed : int
+        The global random state is left as it was.
+    pretrained : bool
+        See :func:`resnet`.
+    """
+    sides = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}
+    size, classes = settings["size"], settings["classes"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if settings["network"] == "smallnet":
+            return SmallNet(sides.get(settings["data"], (3, size, size)), classes or 10)
+        return resnet(
+            int(settings["network"].removeprefix("resnet")),
+            classes,
+            width=settings["width"],
+            small_images=size <= 128,
+            pretrained=pretrained,
+        )
 
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:

@@ -277,7 +277,7 @@ class AffineExplorer(Explorer):
 
 
 class PlanarExplorer(Explorer):
-    """ReLU network in the plane: drag x; its region, exact ρ, linearized ρ̃ and the room of x.
+    """ReLU network in the plane: drag x; its region, exact ρ, linearized ρ̃ and the affine radius of x.
 
     Lesson 5.
 

@@ -8,10 +8,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from torch import distributed
+from torch.utils.data import TensorDataset
 
-from lesson_utils import training
+from lesson_utils.experiments import train as training
+from lesson_utils.experiments.files import write_at_once
+from lesson_utils.experiments.processes import join_processes
+from lesson_utils.experiments.settings import Recipe
+from lesson_utils.experiments.train import train
 from lesson_utils.models import resnet
-from lesson_utils.training import Recipe, join_processes, train, write
 
 RECIPE = Recipe(
     epochs=3,
@@ -37,13 +41,15 @@ def made_images(n=25):
 def trained(checkpoint=None):
     torch.manual_seed(0)
     model = resnet(18, 4, width=8, small_images=True).double()
-    history = train(model, *made_images(), strength=0.1, recipe=RECIPE, checkpoint=checkpoint)
+    history = train(
+        model, TensorDataset(*made_images()), strength=0.1, recipe=RECIPE, checkpoint=checkpoint
+    )
     return model, history
 
 
 def die_once(marker):
     """The last process kills itself in the second epoch, as a machine does that fails."""
-    start = training._start_epoch
+    start = training.seed_epoch
 
     def start_epoch(epoch, *rest):
         if epoch == 1 and distributed.get_rank() == 1 and not marker.exists():
@@ -51,7 +57,7 @@ def die_once(marker):
             os.kill(os.getpid(), signal.SIGKILL)
         return start(epoch, *rest)
 
-    training._start_epoch = start_epoch
+    training.seed_epoch = start_epoch
 
 
 if __name__ == "__main__":
@@ -63,5 +69,5 @@ if __name__ == "__main__":
     model, history = trained(folder / "checkpoint.safetensors")
     if distributed.get_rank() == 0:
         content = {**model.state_dict(), "losses": torch.tensor(history.losses)}
-        write(folder / "result.safetensors", save(content))
+        write_at_once(folder / "result.safetensors", save(content))
     distributed.destroy_process_group()

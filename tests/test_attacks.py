@@ -6,7 +6,7 @@ import torch
 
 from lesson_utils import AffineClassifier, BinaryClassifier, minimal_l2
 from lesson_utils.attacks import by_foolbox, line_search, projected_gradient
-from lesson_utils.gradients import norm
+from lesson_utils.autograd import norm
 
 # The adversary is placed a few float32 roundings beyond the boundary.
 ROUNDING = 1e-5

@@ -23,7 +23,7 @@ from lesson_utils import (
     measure,
     saliency_map,
 )
-from lesson_utils.gradients import inner, norm
+from lesson_utils.autograd import inner, norm
 from lesson_utils.models import SmallNet, mlp
 
 seeds = st.integers(0, 2**32 - 1)

@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,26 +15,23 @@ from filelock import FileLock
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save
 
-from lesson_utils import data, experiments, measure
-from lesson_utils.experiments import (
-    PRESETS,
+from lesson_utils import data, measure, records
+from lesson_utils.experiments import PRESETS, export, run
+from lesson_utils.experiments.command_line import main
+from lesson_utils.records import (
     bundled_images,
-    export,
     growth_exponent,
     linearization_error,
     load_model,
     load_record,
     load_samples,
-    main,
     medians,
-    run,
     smallest_attack,
     summary,
 )
 
 ATTACKS = {"gradient", "pgd", "deepfool", "carlini_wagner", "minimal_l2"}
-TINY = replace(
-    PRESETS["digits"],
+TINY = PRESETS["digits"].change(
     train_images=200,
     epochs=3,
     decay_every=2,
@@ -77,7 +73,7 @@ def test_record_says_what_was_done(record):
     def refuse(word):
         raise AssertionError(f"{word} is no JSON")
 
-    assert json.loads(text, parse_constant=refuse)["schema"] == experiments.SCHEMA
+    assert json.loads(text, parse_constant=refuse)["schema"] == records.SCHEMA
     found = load_record(record)
     assert found["settings"]["strengths"] == [0.0, 0.1]
     assert len(found["settings"]["data_sha256"]) == 64
@@ -110,7 +106,7 @@ def test_record_agrees_with_the_values_it_summarizes(record, digits):
 
 def test_medians_of_a_sweep_and_the_smallest_attack(record):
     middle, bars = medians(load_record(record), "minimal_l2")
-    for k, strength in enumerate(TINY.strengths):
+    for k, strength in enumerate(TINY.sweep.strengths):
         values = load_samples(record, strength)
         found = summary(values["minimal_l2"])
         assert middle[k] == found["median"]
@@ -131,7 +127,7 @@ def test_linearization_error_by_hand():
 
 
 def test_weights_of_the_record_give_its_numbers(record, digits):
-    for strength in TINY.strengths:
+    for strength in TINY.sweep.strengths:
         net, values = load_model(record, strength), load_samples(record, strength)
         again = measure(net, digits.x_test[:20])
         torch.testing.assert_close(values["alignment"], again.alignment)
@@ -183,11 +179,11 @@ def test_processes_side_by_side_take_different_models(record, tmp_path):
     """A second process leaves the model alone that the first is at, and waits for it at the end."""
     begun = tmp_path / "state" / "strength-0-seed-0.lock"
     begun.parent.mkdir()
-    arguments = json.dumps(asdict(TINY)), str(tmp_path)
+    arguments = json.dumps(TINY.to_table()), str(tmp_path)
     script = """
 import json, sys
-from lesson_utils.experiments import _settings, run
-run(_settings(json.loads(sys.argv[1])), sys.argv[2])
+from lesson_utils.experiments import Settings, run
+run(Settings.from_table(json.loads(sys.argv[1])), sys.argv[2])
 """
     with FileLock(begun):
         other = subprocess.Popen([sys.executable, "-c", script, *arguments])
@@ -205,9 +201,9 @@ run(_settings(json.loads(sys.argv[1])), sys.argv[2])
 
 def test_other_settings_or_images_are_refused(record, tmp_path, made_up_mnist):
     with pytest.raises(ValueError, match=r"other settings \(epochs = 3\)"):
-        run(replace(TINY, epochs=4), record)
+        run(TINY.change(epochs=4), record)
     folder = tmp_path / "mnist"
-    tiny = replace(TINY, data="mnist", train_images=40, images=10, epochs=1, strengths=(0.0,))
+    tiny = TINY.change(data="mnist", train_images=40, images=10, epochs=1, strengths=(0.0,))
     run(tiny, folder)
     raw, _ = made_up_mnist
     path = raw / "t10k-labels-idx1-ubyte"
@@ -219,7 +215,7 @@ def test_other_settings_or_images_are_refused(record, tmp_path, made_up_mnist):
 
 
 def test_a_diverged_model_is_recorded_and_the_sweep_goes_on(tmp_path):
-    tiny = replace(TINY, strengths=(1e30, 0.0))
+    tiny = TINY.change(strengths=(1e30, 0.0))
     found = run(tiny, tmp_path)
     bad, good = found["models"]
     assert bad["diverged"] is not None
@@ -243,7 +239,7 @@ def test_settings_are_checked_before_anything_is_done(tmp_path, monkeypatch):
         ({"images": 501}, "500 test images"),
     ):
         with pytest.raises(ValueError, match=message):
-            run(replace(TINY, **change), folder)
+            run(TINY.change(**change), folder)
     monkeypatch.setitem(sys.modules, "foolbox.attacks", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install .*crosscheck"):
         run(TINY, folder)
@@ -273,10 +269,10 @@ def photographs(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist, photographs):
     preset = PRESETS[name]
-    few = [str(strength) for strength in preset.strengths[:2]]
+    few = [str(strength) for strength in preset.sweep.strengths[:2]]
     options = ["--train-images", "40", "--images", "6", "--attack-images", "1", "--epochs", "1"]
     options += ["--cw-rounds", "1", "--cw-steps", "2", "--quiet"]
-    if preset.network == "smallnet":
+    if preset.network.network == "smallnet":
         options += ["--seeds", "0", "4", "--strengths", *few, "--repeated", few[0]]
     else:  # takes longer
         few = few[:1]
@@ -288,24 +284,24 @@ def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist, 
     main([name, "--out", str(tmp_path / "out"), *options])
     found = load_record(tmp_path / "out")
     trained = [(float(few[0]), 0), (float(few[-1]), 0), (float(few[0]), 4)]
-    trained = trained if preset.network == "smallnet" else trained[:1]
+    trained = trained if preset.network.network == "smallnet" else trained[:1]
     assert [(m["strength"], m["seed"]) for m in found["models"]] == trained
-    assert found["settings"]["learning_rate"] == preset.learning_rate
+    assert found["settings"]["learning_rate"] == preset.training.learning_rate
     command = found["provenance"]["command"]
     assert command.startswith(f"python -m lesson_utils.experiments {name} --out FOLDER")
     assert "--epochs 1" in command
     main(["export", str(tmp_path / "out"), str(tmp_path / "copy"), "--strengths", few[-1]])
-    classes = 10 if preset.network == "smallnet" else 20
+    classes = 10 if preset.network.network == "smallnet" else 20
     assert found["settings"]["classes"] == classes
-    images, _ = bundled_images(experiments._settings(found["settings"]))
+    images, _ = bundled_images(found["settings"])
     logits = load_model(tmp_path / "copy", float(few[-1]))(images[:2])
     assert logits.shape == (2, classes)
 
 
 def tiny_photographs(photographs, **change):
     few = {"images": 8, "attack_images": 1, "cw_rounds": 1, "cw_steps": 2, "epochs": 1, "size": 32}
-    preset = replace(PRESETS["tiny-imagenet-cpu"], width=8, batch_size=6, strengths=(0.1,))
-    return replace(preset, **few | change)
+    preset = PRESETS["tiny-imagenet-cpu"].change(width=8, batch_size=6, strengths=(0.1,))
+    return preset.change(**few | change)
 
 
 def test_copies_start_from_the_named_weights(photographs, tmp_path):
@@ -375,11 +371,12 @@ def test_folders_of_photographs_are_looked_through(photographs, capsys):
 
 def test_presets_are_what_the_text_says():
     paper = PRESETS["mnist"]
-    assert len(paper.strengths) == len(set(paper.strengths)) == 16
-    assert (paper.epochs, paper.batch_size, paper.train_images) == (200, 100, 60_000)
-    assert (paper.images, paper.attack_images) == (1000, 1000)
+    strengths, training = paper.sweep.strengths, paper.training
+    assert len(strengths) == len(set(strengths)) == 16
+    assert (training.epochs, training.batch_size, paper.data.train_images) == (200, 100, 60_000)
+    assert (paper.measuring.images, paper.measuring.attack_images) == (1000, 1000)
     repeats = [strength for strength, _ in paper.models()]
-    assert sum(repeats.count(strength) >= 3 for strength in paper.strengths) == 2
+    assert sum(repeats.count(strength) >= 3 for strength in strengths) == 2
 
 
 def test_help_reads_well(capsys):
@@ -479,7 +476,7 @@ def attempt(settings, folder, writes, delay):
 
 
 settings, folder, kills = json.loads(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-settings = Settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+settings = Settings.from_table(settings)
 assert attempt(settings, folder / "whole", 1e9, 0)
 found = []
 while not attempt(settings, folder / "killed", *kills.pop(0)):
@@ -492,11 +489,11 @@ print(json.dumps(found))
 def test_killed_at_random_points_it_ends_in_the_same_record(tmp_path):
     """Three models; more than a hundred files are written in a run."""
     change = {"epochs": 35, "decay_every": 20, "attack_images": 1}
-    settings = replace(TINY, strengths=(0.0, 0.1, 0.3), **change)
+    settings = TINY.change(strengths=(0.0, 0.1, 0.3), **change)
     dice = random.Random(0)
     strikes = [(dice.randint(2, 15), dice.uniform(0, 0.1)) for _ in range(10)] + [(1e9, 0)]
     script = [sys.executable, "-c", ATTEMPTS]
-    arguments = [json.dumps(asdict(settings)), str(tmp_path), json.dumps(strikes)]
+    arguments = [json.dumps(settings.to_table()), str(tmp_path), json.dumps(strikes)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
         [*script, *arguments], capture_output=True, text=True, check=False, env=environment

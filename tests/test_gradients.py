@@ -6,7 +6,7 @@ from torch import nn
 from torch.func import jacrev, vmap
 
 from lesson_utils import jacobian, linearized_robustness, saliency_map
-from lesson_utils.gradients import inner, norm
+from lesson_utils.autograd import inner, norm
 from lesson_utils.models import SmallNet, mlp
 
 NETS = {

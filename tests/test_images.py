@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from lesson_utils import images
-from lesson_utils.images import (
+from lesson_utils.data import Dataset
+from lesson_utils.experiments import photographs as images
+from lesson_utils.experiments.photographs import (
     Photographs,
     check_images,
     find_tiny_imagenet,
@@ -26,6 +27,11 @@ def put(path, name="n01", size=(64, 64), mode="RGB"):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", size, COLOURS[name])
     (image.quantize() if mode == "P" else image.convert(mode)).save(path)
+
+
+def tensors(root, **options):
+    """The four tensors of a small image set."""
+    return Dataset(*(part for images in load_images(root, **options) for part in images.tensors))
 
 
 def truncate(path):
@@ -82,7 +88,7 @@ def test_labels_are_those_of_the_sorted_folders(folder):
         "1.png",
         os.path.join("deep", "er", "a.JPEG"),
     }
-    loaded = load_images(folder)
+    loaded = tensors(folder)
     assert [tuple(part.shape) for part in loaded] == [(9, 3, 64, 64), (9,), (6, 3, 64, 64), (6,)]
     assert loaded.x_train.dtype == loaded.x_test.dtype == torch.uint8
     assert loaded.y_train.dtype == loaded.y_test.dtype == torch.int64
@@ -98,7 +104,7 @@ def test_tiny_imagenet_reads_annotations_and_ignores_other_classes(tiny):
     assert labels == [2, 0, 1, 2]
     assert listed(tiny, "train")[1] == [0, 1, 2, 2]
     for root in (tiny, tiny.parent):
-        loaded = load_images(find_tiny_imagenet(root))
+        loaded = tensors(find_tiny_imagenet(root))
         assert loaded.y_test.tolist() == labels
         assert_colours_are_those_of(names, loaded.x_train, loaded.y_train)
         assert_colours_are_those_of(names, loaded.x_test, loaded.y_test)
@@ -115,7 +121,7 @@ def test_so_many_classes_equally_spaced(tiny, tmp_path):
     for number in (21, -1):
         with pytest.raises(ValueError, match=f"0 .all. … 20, got {number}"):
             listed(tmp_path, "train", number)
-    loaded = load_images(tiny, classes=2)  # not the first two in wnids.txt, and renumbered
+    loaded = tensors(tiny, classes=2)  # not the first two in wnids.txt, and renumbered
     assert loaded.y_test.tolist() == [0, 1]
     assert_colours_are_those_of(["n01", "n02"], loaded.x_train, loaded.y_train)
     assert_colours_are_those_of(["n01", "n02"], loaded.x_test, loaded.y_test)
@@ -126,7 +132,7 @@ def test_missing_folders_are_named(folder, tmp_path, monkeypatch):
         listed(tmp_path / "nowhere", "train")
     (folder / "val").rename(folder / "test")
     with pytest.raises(FileNotFoundError, match=r"/val is missing: an image folder has"):
-        load_images(folder)
+        tensors(folder)
     with pytest.raises(FileNotFoundError, match=r"/val is missing: an image folder has"):
         check_images(folder)
     monkeypatch.setenv("LESSONS_DATA", str(folder))
@@ -162,7 +168,7 @@ def test_other_modes_become_rgb(folder, mode, ending):
     found = check_images(folder)
     assert found.modes == {"RGB": 15, mode: 1}
     assert found.faulty == []
-    pixel = load_images(folder).x_train[[5]].int()
+    pixel = tensors(folder).x_train[[5]].int()
     assert listed(folder, "train")[0][5].endswith(f"other.{ending}")
     expected = torch.tensor([grey] * 3 if mode == "L" else COLOURS["n02"])
     assert (pixel - expected[:, None, None]).abs().max() <= 6
@@ -186,11 +192,11 @@ def test_check_lists_every_faulty_file(folder, tiny):
 def test_a_faulty_file_is_named_and_no_cache_is_left(folder):
     truncate(folder / "val" / "n02" / "1.png")
     with pytest.raises(ValueError, match=r"1\.png \(class n02\) cannot be read") as error:
-        load_images(folder)
+        tensors(folder)
     assert "python -m lesson_utils.experiments check-data" in str(error.value)
     assert not list((folder / ".cache").glob("val*"))
     put(folder / "val" / "n02" / "1.png", "n02")
-    assert len(load_images(folder).x_test) == 6
+    assert len(tensors(folder).x_test) == 6
 
 
 def test_images_of_the_size_stay_untouched(tmp_path):
@@ -198,7 +204,7 @@ def test_images_of_the_size_stay_untouched(tmp_path):
     for split in ("train", "val"):
         put(tmp_path / split / "a" / "0.png", size=(8, 8))
         Image.fromarray(noise.numpy()).save(tmp_path / split / "a" / "0.png")
-    assert torch.equal(load_images(tmp_path, size=8).x_train[0], noise.permute(2, 0, 1))
+    assert torch.equal(tensors(tmp_path, size=8).x_train[0], noise.permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("size", [(96, 48), (48, 96)])
@@ -213,7 +219,7 @@ def test_others_are_resized_by_the_shorter_side_and_cropped_in_the_middle(tmp_pa
         for name, image in (("square", square), ("stripes", stripes)):
             put(tmp_path / split / name / "0.png", size=size)
             image.save(tmp_path / split / name / "0.png")
-    kept = load_images(tmp_path, size=12).x_train
+    kept = tensors(tmp_path, size=12).x_train
     assert kept.shape == (2, 3, 12, 12)
     assert kept[0, :, 1:-1, 1:-1].min() == 255
     # Without antialiasing the middle of each four columns would be taken, which is white.
@@ -233,49 +239,49 @@ def decoded(monkeypatch):
 
 
 def test_the_second_call_decodes_nothing(folder, decoded):
-    first = load_images(folder)
+    first = tensors(folder)
     assert len(decoded) == 15
-    second = load_images(folder)
+    second = tensors(folder)
     assert len(decoded) == 15
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_the_cache_is_of_split_classes_size_and_files(folder, decoded):
-    load_images(folder)
-    assert load_images(folder, size=32).x_train.shape[-1] == 32
+    tensors(folder)
+    assert tensors(folder, size=32).x_train.shape[-1] == 32
     assert len(decoded) == 30
-    load_images(folder, classes=2)
+    tensors(folder, classes=2)
     assert len(decoded) == 40
     put(folder / "val" / "n01" / "0.png", "n02", size=(70, 90))  # another size in bytes, too
-    assert load_images(folder).x_test[0, :, 0, 0].tolist() == list(COLOURS["n02"])
+    assert tensors(folder).x_test[0, :, 0, 0].tolist() == list(COLOURS["n02"])
     assert len(decoded) == 46  # the six of val, not the nine of train
     (folder / "train" / "n01" / "1.png").rename(folder / "train" / "n01" / "zzz.png")
-    assert len(load_images(folder).x_train) == 9
+    assert len(tensors(folder).x_train) == 9
     assert len(decoded) == 55
 
 
 def test_the_cache_lies_where_it_is_told_to_and_writes_do_not_reach_it(folder, tmp_path, decoded):
     elsewhere = tmp_path / "elsewhere"
-    loaded = load_images(folder, cache=elsewhere)
+    loaded = tensors(folder, cache=elsewhere)
     assert not (folder / ".cache").exists()
     assert sorted(file.stat().st_size for file in elsewhere.iterdir()) == [
         6 * 3 * 64 * 64,
         9 * 3 * 64 * 64,
     ]
     loaded.x_train.zero_()
-    assert load_images(folder, cache=str(elsewhere)).x_train.max() > 200
+    assert tensors(folder, cache=str(elsewhere)).x_train.max() > 200
     assert len(decoded) == 15
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
-        load_images(folder, cache=tmp_path / "file" / "cache")
+        tensors(folder, cache=tmp_path / "file" / "cache")
 
 
 def test_a_call_that_was_killed_does_no_harm(folder, decoded):
-    expected = load_images(folder)
+    expected = tensors(folder)
     for file in (folder / ".cache").iterdir():
         file.with_name(file.name + ".part").write_bytes(file.read_bytes()[:1000])
         file.unlink()
-    again = load_images(folder)
+    again = tensors(folder)
     assert len(decoded) == 30
     assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
 
@@ -316,18 +322,18 @@ def test_tiny_imagenet_is_fetched_if_it_is_wanted_and_missing(server, tmp_path, 
     assert not (home / "tiny-imagenet-200").exists()
     monkeypatch.setattr(images, "TINY_ZIP", server)
     exec(str(error.value).split('python -c "')[1].rstrip('"'))  # the command of the message
-    assert load_images(find_tiny_imagenet()).y_test.tolist() == [2, 0, 1, 2]
+    assert tensors(find_tiny_imagenet()).y_test.tolist() == [2, 0, 1, 2]
     monkeypatch.setattr(images, "TINY_ZIP", ("http://127.0.0.1:1/nothing.zip", server[1]))
-    assert set(load_images(find_tiny_imagenet(download=True), classes=2).y_test.tolist()) == {0, 1}
+    assert set(tensors(find_tiny_imagenet(download=True), classes=2).y_test.tolist()) == {0, 1}
 
 
 def test_a_part_of_tiny_imagenet_is_found_after_the_whole(tiny, tmp_path):
     tiny.rename(tmp_path / "tiny-imagenet-100")
-    assert len(load_images(find_tiny_imagenet(tmp_path)).y_test) == 4
+    assert len(tensors(find_tiny_imagenet(tmp_path)).y_test) == 4
     put(tmp_path / "tiny-imagenet-200" / "train" / "n09" / "images" / "0.JPEG", "n09")
     put(tmp_path / "tiny-imagenet-200" / "val" / "n09" / "images" / "0.JPEG", "n09")
     (tmp_path / "tiny-imagenet-200" / "wnids.txt").write_text("n09\n")
-    assert len(load_images(find_tiny_imagenet(tmp_path)).y_test) == 1
+    assert len(tensors(find_tiny_imagenet(tmp_path)).y_test) == 1
 
 
 def test_loader_gives_floats_in_fixed_order(folder, tiny):

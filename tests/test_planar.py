@@ -105,19 +105,19 @@ def test_attack_is_mostly_exact_over_all_networks():
 def test_linearization_is_exact_where_its_ball_stays_in_one_region(case):
     net, x = case
     rho, lin = net.robustness(x), linearized_robustness(net, x).value
-    room = net.room(x)
-    affine = lin <= room
+    radius = net.affine_radius(x)
+    affine = lin <= radius
     assert affine.any() or len(net.net) > 4  # deep random nets: regions smaller than any margin
     torch.testing.assert_close(lin[affine], rho[affine])
-    assert (rho[~affine] >= room[~affine] - 1e-9).all()
-    # room itself: within it the gradients do not change, just beyond it some do
+    assert (rho[~affine] >= radius[~affine] - 1e-9).all()
+    # radius itself: within it the gradients do not change, just beyond it some do
     _, here = jacobian(net, x)
     angle = torch.arange(720, dtype=torch.float64) * torch.pi / 360
     rays = torch.stack([angle.cos(), angle.sin()], dim=1)
     for b in range(5):
-        _, inside = jacobian(net, x[b] + 0.999 * room[b] * rays)
+        _, inside = jacobian(net, x[b] + 0.999 * radius[b] * rays)
         torch.testing.assert_close(inside, here[b].expand_as(inside))
-        _, beyond = jacobian(net, x[b] + 1.01 * room[b] * rays)
+        _, beyond = jacobian(net, x[b] + 1.01 * radius[b] * rays)
         assert (beyond - here[b]).abs().max() > 1e-9
 
 

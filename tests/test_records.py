@@ -7,12 +7,11 @@ import pytest
 import torch
 
 from lesson_utils import measure
-from lesson_utils.experiments import (
+from lesson_utils.experiments import PRESETS, Settings
+from lesson_utils.experiments.provenance import PACKAGES
+from lesson_utils.experiments.run import open_data
+from lesson_utils.records import (
     ATTACKS,
-    PACKAGES,
-    PRESETS,
-    _load,
-    _settings,
     bundled_images,
     load_model,
     load_record,
@@ -44,9 +43,9 @@ def test_provenance(folder):
     name = re.match(
         r"python -m lesson_utils\.experiments ([\w-]+) .*--out FOLDER", provenance["command"]
     ).group(1)
-    preset = PRESETS[name]
+    preset = PRESETS[name].to_table()
     for key in ("data", "network", "epochs", "batch_size", "learning_rate", "images"):
-        assert settings[key] == getattr(preset, key), key
+        assert settings[key] == preset[key], key
     for environment in provenance["environments"]:
         assert set(environment["packages"]) == set(PACKAGES)
         assert "dirty" not in environment["code"]
@@ -89,7 +88,7 @@ def test_shipped_networks_are_small(folder):
 def test_shipped_networks_give_the_numbers_noted_for_bundled_images(folder):
     """These need no download, so that this runs everywhere."""
     record = load_record(folder)
-    x, y = bundled_images(_settings(record["settings"]))
+    x, y = bundled_images(record["settings"])
     for model in shipped(record):
         again = measure(load_model(folder, model["strength"]), x)
         if y is not None:
@@ -102,15 +101,15 @@ def test_shipped_networks_give_the_numbers_noted_for_bundled_images(folder):
 
 def test_shipped_networks_give_the_numbers_of_the_record_where_the_data_is(folder):
     record = load_record(folder)
-    settings = _settings(record["settings"])
+    settings = Settings.from_table(record["settings"])
     try:
-        data, _ = _load(settings)
+        data, _ = open_data(settings)
     except FileNotFoundError as error:
         assert "LESSONS_DATA" in str(error)
         return
     for model in shipped(record):
         net, values = (f(folder, model["strength"]) for f in (load_model, load_samples))
-        again = measure(net, data.x_test)
+        again = measure(net, data.test.tensors[0])
         assert (again.prediction == values["prediction"]).double().mean() > 0.99
         for name in ("alignment", "linearized_robustness"):
             half = model["half"]["quantities"][name]["median"]

@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from lesson_utils import training
+from lesson_utils.experiments import train as module
+from lesson_utils.experiments.settings import Recipe
+from lesson_utils.experiments.train import flip_and_shift, seed_epoch, train
 from lesson_utils.models import SmallNet, mlp
-from lesson_utils.training import Recipe, train
 
 RECIPE = Recipe(epochs=4, batch_size=50, learning_rate=0.5, decay_every=3)
 
@@ -29,7 +30,8 @@ def smallnet(seed=0, dropout=True, dtype=torch.float32):
 
 
 def one(net, images, strength=0.0, *, seed=0, recipe=RECIPE, **options):
-    return train(net, *images, strength=strength, seed=seed, recipe=recipe, **options)
+    images = images if isinstance(images, DataLoader) else TensorDataset(*images)
+    return train(net, images, strength=strength, seed=seed, recipe=recipe, **options)
 
 
 def weights(net):
@@ -47,7 +49,7 @@ def test_strength_zero_is_plain_training_bit_for_bit(images):
     with torch.random.fork_rng():
         for epoch in range(4):
             total = 0.0
-            order = training._start_epoch(epoch, 0, len(x))
+            order = seed_epoch(epoch, 0, len(x))
             for batch in order.split(50):
                 sgd.zero_grad()
                 loss = cross_entropy(plain(x[batch]), y[batch])
@@ -74,7 +76,7 @@ def test_seed_decides_order_and_dropout_and_the_global_state_stays(images):
 
 
 def test_every_epoch_and_seed_has_its_own_order_of_all_images():
-    first, second, other = (training._start_epoch(*which, 20) for which in ((0, 0), (1, 0), (0, 1)))
+    first, second, other = (seed_epoch(*which, 20) for which in ((0, 0), (1, 0), (0, 1)))
     assert torch.equal(first.sort().values, torch.arange(20))
     assert not torch.equal(first, second)
     assert not torch.equal(first, other)
@@ -104,13 +106,13 @@ def test_resumed_training_ends_in_the_same_bits(images, tmp_path, monkeypatch, m
         history = one(net, images, 0.1, recipe=recipe, checkpoint=checkpoint)
         return torch.cat([v.flatten().double() for v in net.state_dict().values()]), history.losses
 
-    def write_and_keep(path, content, write=training.write):
+    def write_and_keep(path, content, write=module.write_at_once):
         snapshots.append(content)
         write(path, content)
 
     whole, losses = run()
     snapshots = []  # the checkpoint of each epoch
-    monkeypatch.setattr(training, "write", write_and_keep)
+    monkeypatch.setattr(module, "write_at_once", write_and_keep)
     run(tmp_path / "state")
     assert len(snapshots) == 4
     for snapshot in snapshots:
@@ -159,7 +161,7 @@ def test_loader_gives_the_same_as_tensors(images):
     by_tensor, by_loader = (smallnet(dropout=False, dtype=x.dtype) for _ in range(2))
     one(by_tensor, (x, y), 0.1, recipe=recipe)
     loader = DataLoader(TensorDataset(x, y), batch_size=len(x))
-    history = one(by_loader, (loader,), 0.1, recipe=recipe)
+    history = one(by_loader, loader, 0.1, recipe=recipe)
     torch.testing.assert_close(weights(by_loader), weights(by_tensor), rtol=1e-9, atol=1e-9)
     assert len(history.losses) == 4
 
@@ -169,7 +171,7 @@ def test_augmented_images_are_mirrored_and_shifted():
     x = torch.arange(64.0).view(1, 1, 8, 8).expand(200, 3, 8, 8)
     rows, columns = set(), set()
     for _ in range(60):
-        seen = training._flip_and_shift(x)
+        seen = flip_and_shift(x)
         assert seen.shape == x.shape
         assert torch.equal(seen[:, 0], seen[:, 2])  # channels move together
         inner = seen[:, 0, 2:6, 2:6]  # a shift by at most one pixel leaves these in the image

@@ -1,6 +1,6 @@
 // Lesson 5: a ReLU network in the plane, cut into its linear regions by Python.
 
-/** Region of x, exact ρ, linearized ρ̃ and the room of x (distance to the nearest kink). */
+/** Region of x, exact ρ, linearized ρ̃ and the affine radius of x (distance to the nearest kink). */
 export function planar({ regions, cells, reach }, x) {
   const home = regions.findIndex(({ polygon }) => contains(polygon, x));
   const { weight, bias, polygon } = regions[home];
@@ -12,7 +12,7 @@ export function planar({ regions, cells, reach }, x) {
   const known = (d) => (d <= margin ? d : Infinity);
   return {
     home, winner: lin.winner, tilde: lin.value, linearFoot: footOf(x, lin), foot: foot.point,
-    rho: known(foot.distance), kink: kink.point, room: known(kink.distance),
+    rho: known(foot.distance), kink: kink.point, radius: known(kink.distance),
   };
 }
 
@@ -32,8 +32,8 @@ const onFrame = (a, b, reach) => {
   return Math.max(...middle.map(Math.abs)) >= reach * (1 - 1e-9);
 };
 
-function verdict({ tilde, rho, room }) {
-  if (tilde < room) return "ρ̃ is smaller than the room: its ball stays in the blue region, and so ρ̃ = ρ.";
+function verdict({ tilde, rho, radius }) {
+  if (tilde < radius) return "ρ̃ is smaller than the affine radius: its ball stays in the blue region, and so ρ̃ = ρ.";
   const start = "The ball of radius ρ̃ leaves the blue region first at the blue dot. Behind it the network is another affine function: ";
   const error = tilde / rho - 1;
   if (!Number.isFinite(error)) return start + "no comparison, one of the two is infinite.";
@@ -54,11 +54,11 @@ function render({ model, el }) {
     ui.outline(net.regions[p.home].polygon, BLUE, 3);
     ui.circle(x, p.tilde, INK, "6 5");
     ui.circle(x, p.rho, RUST);
-    if (p.room < Infinity) ui.dot(p.kink, BLUE);
+    if (p.radius < Infinity) ui.dot(p.kink, BLUE);
     if (p.rho < Infinity) ui.dot(p.foot, RUST);
     ui.number("rho", "exact ρ (solid, rust)", p.rho);
     ui.number("tilde", "linearized ρ̃ (dashed)", p.tilde);
-    ui.number("room", "room: nearest kink (blue dot)", p.room);
+    ui.number("radius", "affine radius: nearest kink (blue dot)", p.radius);
     ui.number("winner", "decision F(x)", `class ${p.winner}`);
     sentence.textContent = verdict(p);
   });

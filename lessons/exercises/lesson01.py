@@ -3,8 +3,8 @@
 import torch
 
 from lesson_utils import alignment, saliency_map
+from lesson_utils.autograd import gradient, inner, norm
 from lesson_utils.checks import Exercise
-from lesson_utils.gradients import gradient, inner, norm
 from lesson_utils.models import mlp
 
 

@@ -3,8 +3,8 @@
 import torch
 
 from lesson_utils import BinaryClassifier
+from lesson_utils.autograd import norm
 from lesson_utils.checks import Exercise
-from lesson_utils.gradients import norm
 
 
 def _samples_and_decisions(dice):

@@ -3,8 +3,8 @@
 import torch
 
 from lesson_utils import AffineClassifier, alignment, linearized_robustness
+from lesson_utils.autograd import gradient, inner
 from lesson_utils.checks import Exercise
-from lesson_utils.gradients import gradient, inner
 from lesson_utils.models import Normalize
 
 

@@ -10,8 +10,8 @@ from lesson_utils import (
     linearized_robustness,
     saliency_map,
 )
+from lesson_utils.autograd import norm
 from lesson_utils.checks import Exercise
-from lesson_utils.gradients import norm
 from lesson_utils.models import mlp
 
 

@@ -3,8 +3,8 @@
 import torch
 
 from lesson_utils import linearized_robustness
+from lesson_utils.autograd import norm
 from lesson_utils.checks import Exercise
-from lesson_utils.gradients import norm
 
 
 def _sizes_and_angles(dice):

@@ -4,8 +4,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from lesson_utils import BinaryClassifier, gradient_penalty_loss
+from lesson_utils.autograd import norm
 from lesson_utils.checks import Exercise
-from lesson_utils.gradients import norm
 
 
 def _numbers(dice):

@@ -2,8 +2,8 @@
 
 import torch
 
+from lesson_utils.autograd import inner, norm
 from lesson_utils.checks import Exercise
-from lesson_utils.gradients import inner, norm
 
 
 def _alignments(dice):

@@ -1,4 +1,4 @@
-"""The explorers compute in the browser what Python computes: ρ, α, ρ̃ and the room, to 1e-9."""
+"""The explorers compute in the browser what Python computes: ρ, α, ρ̃ and the affine radius, to 1e-9."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_planar(page, sizes):
     np.testing.assert_allclose(column(shown, "tilde"), lin.value, **TOLERANCE)
     assert column(shown, "winner").tolist() == lin.prediction.tolist()
     known = explorer.reach - x.abs().amax(1)  # beyond, the browser says that it does not know
-    for key, exact in (("rho", net.robustness(x)), ("room", net.room(x))):
+    for key, exact in (("rho", net.robustness(x)), ("radius", net.affine_radius(x))):
         there = (exact <= known).numpy()
         assert there.mean() > 0.4, f"{key} is hardly ever known"
         np.testing.assert_allclose(column(shown, key)[there], exact[there], **TOLERANCE)

@@ -209,13 +209,13 @@ def test_planar_explorer_follows_the_point(page, address):
         now = numbers(page)
         assert now not in seen
         seen.append(now)
-        rho, tilde, room = (number(page, name) for name in ("rho", "tilde", "room"))
+        rho, tilde, radius = (number(page, name) for name in ("rho", "tilde", "radius"))
         text = page.locator(".explorer p").text_content()
-        if tilde < room:
+        if tilde < radius:
             assert "stays in the blue region" in text and abs(rho - tilde) < 1e-9
         else:
-            assert "leaves the blue region" in text and rho >= room - 1e-9
-        verdicts.add(tilde < room)
+            assert "leaves the blue region" in text and rho >= radius - 1e-9
+        verdicts.add(tilde < radius)
     page.locator(".explorer [data-handle=x]").press("ArrowLeft")
     assert numbers(page) not in seen
     assert page.complaints == []

@@ -1,8 +1,8 @@
-"""Saliency map, alignment, linearized robustness, and the bound that connects them.
+"""The classifier binarized at a point, and the bound of ρ̃ by alignment (lesson 7).
 
-Notation: Ψ^i is logit i, i* the predicted class, g = ∇Ψ^{i*}(x) the saliency map.
-Source of all definitions: Etmann, Lunz, Maass, Schönlieb, *On the Connection
-Between Adversarial Robustness and Saliency Map Interpretability*, ICML 2019.
+``ρ̃(x) ≤ α(x) + ‖x‖·‖ḡ† − ḡ‖ + |β†|/‖g†‖``
+
+Source: Etmann et al. 2019, bound for general models.
 """
 
 from __future__ import annotations
@@ -13,140 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .gradients import (
-    Model,
-    attach,
-    check_input,
-    check_logits,
-    degree_of_homogeneity,
-    forward,
-    gradient,
-    inner,
-    margin,
-    norm,
-    per_sample,
-    pick,
-    ranked_margins,
-    target_index,
-)
-
-
-class LinearizedRobustness(NamedTuple):
-    """Result of :func:`linearized_robustness`; each field has shape `(batch,)`."""
-
-    value: Tensor
-    """ρ̃(x), in the L2 units of x."""
-    prediction: Tensor
-    """i*, the predicted class."""
-    runner_up: Tensor
-    """j*, the class that attains the minimum."""
-
-
-@torch.enable_grad()
-def saliency_map(model: Model, x: Tensor, target: int | Tensor | None = None) -> Tensor:
-    """Gradient of one logit by the input, g = ∇Ψ^i(x), with its sign.
-
-    Parameters
-    ----------
-    model : callable
-        Maps `(batch, *input_shape)` to logits `(batch, n_classes)`; in eval mode.
-    x : Tensor, `(batch, *input_shape)`
-    target : int or Tensor of int `(batch,)`, optional
-        The class i; by default the predicted class of each sample.
-
-    Returns
-    -------
-    Tensor, `(batch, *input_shape)`
-        In logit units per unit of x.
-
-    Raises
-    ------
-    TypeError, ValueError
-        See :func:`lesson_utils.gradients.check_input`; also for a `target` of the
-        wrong type or shape.
-    IndexError
-        `target` is no class of the model.
-    """
-    leaf, logits = forward(model, x)
-    index = target_index(target, logits)
-    return gradient(pick(logits, index), leaf)
-
-
-def alignment(x: Tensor, saliency: Tensor) -> Tensor:
-    """Alignment of input and saliency map, ``α(x) = |⟨x, g⟩| / ‖g‖``.
-
-    α depends on the origin of x and on Ψ, not only on the classifier: see lesson 04.
-
-    Parameters
-    ----------
-    x, saliency : Tensor, `(batch, *input_shape)`
-        Of equal shape and dtype.
-
-    Returns
-    -------
-    Tensor, `(batch,)`
-        In the L2 units of x. NaN where the saliency map is zero: α is undefined there.
-
-    Raises
-    ------
-    TypeError, ValueError
-        The two are no floating-point batches of one shape, dtype and device.
-    """
-    for name, value in (("x", x), ("saliency", saliency)):
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point torch.Tensor: use .float() on images")
-    kinds = [(tuple(v.shape), v.dtype, str(v.device)) for v in (x, saliency)]
-    if x.ndim < 2 or x.numel() == 0 or kinds[0] != kinds[1]:
-        raise ValueError(
-            "x and saliency must be non-empty batches of one shape (batch, *input_shape), one dtype "
-            f"and one device (saliency.to(x) mends these two), got {kinds[0]} and {kinds[1]}"
-        )
-    direction = saliency / per_sample(norm(saliency), saliency)  # 0/0 = NaN where g = 0
-    return inner(x, direction).abs()
-
-
-@torch.enable_grad()
-def linearized_robustness(
-    model: Model, x: Tensor, *, top_k: int | None = None
-) -> LinearizedRobustness:
-    """Distance to the decision boundary of the linearized classifier.
-
-    ``ρ̃(x) = min_{j≠i*} (Ψ^{i*}(x) − Ψ^j(x)) / ‖∇Ψ^{i*}(x) − ∇Ψ^j(x)‖``
-
-    One forward and n − 1 backward passes. Exact (ρ̃ = ρ) for affine models; in
-    general neither an upper nor a lower bound of ρ.
-
-    Parameters
-    ----------
-    model : callable
-        Maps `(batch, *input_shape)` to logits `(batch, n_classes)`; in eval mode.
-    x : Tensor, `(batch, *input_shape)`
-    top_k : int, optional
-        Look only at the k rivals with the largest logits. The minimum over fewer
-        classes can only be larger: the result is then an *upper bound* of ρ̃.
-
-    Returns
-    -------
-    LinearizedRobustness
-        `.value` (L2 units of x), `.prediction` i*, `.runner_up` j*, each `(batch,)`.
-        At a tie of logits the first maximal class is i* and the value is 0; where all
-        gradient differences vanish with positive margins it is +inf.
-
-    Raises
-    ------
-    TypeError, ValueError
-        See :func:`lesson_utils.gradients.check_input`; also for `top_k < 1`.
-
-    Notes
-    -----
-    In float32 the margin loses digits close to the boundary (15 % at a relative
-    distance of 1e-6): use float64 there.
-    """
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    leaf, logits = forward(model, x)
-    value, runner_up, _, _ = _nearest_linear_boundary(logits, leaf, top_k)
-    return LinearizedRobustness(value, logits.argmax(1), runner_up)
+from .autograd import gradient, inner, leaf_and_logits, logit_of, margin, norm, per_sample
+from .homogeneity import degree_of_homogeneity
+from .linearized import nearest_linear_boundary
+from .validation import Model, check_at_least_one, check_input, check_logits, class_index
 
 
 class Binarized(nn.Module):
@@ -162,7 +32,7 @@ class Binarized(nn.Module):
     def score(self, y: Tensor) -> Tensor:
         """Ψ†(y) = Ψ^i(y) − Ψ^j(y), `(batch,)`."""
         logits = self.model(y)
-        i, j = (target_index(index, logits) for index in (self.i, self.j))
+        i, j = (class_index(index, logits) for index in (self.i, self.j))
         return margin(logits, i, j)
 
     def forward(self, y: Tensor) -> Tensor:
@@ -279,13 +149,12 @@ def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measur
     Raises
     ------
     TypeError, ValueError
-        See :func:`lesson_utils.gradients.check_input`; also for `chunk_size < 1`.
+        See :func:`lesson_utils.validation.check_input`; also for `chunk_size < 1`.
     """
     check_input(model, x)
     if chunk_size is None:
         chunk_size = max(1, 2**22 // x[0].numel())
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    check_at_least_one("chunk_size", chunk_size)
     parts = [_measure_chunk(model, chunk) for chunk in x.split(chunk_size)]
     return Measurements(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -293,12 +162,12 @@ def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measur
 @torch.enable_grad()
 def _measure_chunk(model: Model, x: Tensor) -> Measurements:
     """The measurements of samples that :func:`measure` has checked."""
-    leaf, logits = attach(model, x)
+    leaf, logits = leaf_and_logits(model, x)
     check_logits(logits, x)
     x, prediction = x.detach(), logits.argmax(1)
-    top = pick(logits, prediction)
+    top = logit_of(logits, prediction)
     g = gradient(top, leaf, keep_graph=True)
-    value, runner_up, psi_dagger, g_dagger = _nearest_linear_boundary(logits, leaf)
+    value, runner_up, psi_dagger, g_dagger = nearest_linear_boundary(logits, leaf)
     size = norm(x)
     unit, unit_dagger = (v / per_sample(norm(v), v) for v in (g, g_dagger))
     apart, opposed = size * norm(unit_dagger - unit), size * norm(unit_dagger + unit)
@@ -316,22 +185,6 @@ def _measure_chunk(model: Model, x: Tensor) -> Measurements:
         homogeneous=homogeneous,
         bias=top.detach() - homogeneous,
     )
-
-
-def _nearest_linear_boundary(
-    logits: Tensor, leaf: Tensor, top_k: int | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """ρ̃, j*, the margin Ψ† and its gradient g† at the minimum over the rivals."""
-    best = None
-    for rival, psi, grad in ranked_margins(logits, leaf, top_k=top_k):
-        distance = torch.where(psi == 0, 0.0, psi / norm(grad))  # 0/0 at a tie is 0
-        found = (distance, rival, psi, grad)
-        if best is not None:
-            closer = distance < best[0]
-            pairs = zip(found, best, strict=True)
-            found = tuple(torch.where(per_sample(closer, new), new, old) for new, old in pairs)
-        best = found
-    return best
 
 
 class BoundTerms(NamedTuple):

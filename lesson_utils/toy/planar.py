@@ -1,8 +1,4 @@
-"""Classifiers whose robustness ρ(x) is known exactly.
-
-The ground truth of the book: an affine classifier is a set of hyperplanes, and the
-distance to the nearest hyperplane that changes the decision has a closed form.
-"""
+"""ReLU networks on the plane, cut into the polygons on which they are affine."""
 
 from __future__ import annotations
 
@@ -12,116 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .gradients import check_input, norm
-
-
-class AffineClassifier(nn.Module):
-    """n classes with affine logits, Ψ^i(x) = ⟨x, z_i⟩ + b_i.
-
-    Parameters
-    ----------
-    weight : array-like, `(n_classes, d)`
-        Rows z_i. Python floats become float64.
-    bias : array-like, `(n_classes,)`, optional
-        b_i; without it the classifier is linear.
-
-    Raises
-    ------
-    ValueError
-        Fewer than two classes, a bias of another length, or all rows equal (then
-        the decision is the same everywhere).
-    """
-
-    def __init__(self, weight, bias=None):
-        super().__init__()
-        weight = _floats(weight)
-        if weight.ndim != 2 or len(weight) < 2:
-            raise ValueError(
-                f"weight must have shape (n_classes ≥ 2, d), got {tuple(weight.shape)}"
-            )
-        bias = weight.new_zeros(len(weight)) if bias is None else _floats(bias).to(weight)
-        if bias.shape != (len(weight),):
-            raise ValueError(f"bias must have shape ({len(weight)},), got {tuple(bias.shape)}")
-        if (weight == weight[0]).all():
-            raise ValueError("weight must not have all rows equal: the decision would never change")
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, `(batch, n_classes)`."""
-        return x.flatten(1) @ self.weight.T + self.bias
-
-    def effective_bias(self) -> Tensor:
-        """The bias of each logit, `(n_classes,)`."""
-        return self.bias
-
-    def _nearest_boundary(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """ρ, `(batch,)`, and the step from x to the nearest boundary, `(batch, d)`."""
-        check_input(self, x)
-        logits = self(x)
-        prediction = logits.argmax(1)
-        normals = self.weight[prediction][:, None] - self.weight  # (batch, n, d)
-        margins = logits.gather(1, prediction[:, None]) - logits
-        lengths = norm(normals.flatten(0, 1)).view_as(margins)
-        # An equal row (i* itself, or a twin of it) has no boundary with i*.
-        distances = torch.where(lengths == 0, torch.inf, margins / lengths)
-        rho, rival = distances.min(1)
-        rows = torch.arange(len(x), device=x.device)
-        unit = normals[rows, rival] / lengths[rows, rival][:, None]
-        return rho, -rho[:, None] * unit
-
-    def robustness(self, x: Tensor) -> Tensor:
-        """Exact robustness, ``ρ(x) = min_{j≠i*} (Ψ^{i*} − Ψ^j) / ‖z_{i*} − z_j‖``.
-
-        The region of class i* is an intersection of half-spaces, so the distance to
-        its complement is the smallest distance to one of the bounding hyperplanes.
-
-        Parameters
-        ----------
-        x : Tensor, `(batch, *input_shape)` with d entries a sample
-
-        Returns
-        -------
-        Tensor, `(batch,)`, in the L2 units of x.
-        """
-        return self._nearest_boundary(x)[0]
-
-    def closest_adversary(self, x: Tensor) -> Tensor:
-        """Foot of the perpendicular from x to the nearest boundary, of the shape of x.
-
-        The infimum in ρ is attained there: the two classes tie, and any step beyond
-        changes the decision.
-        """
-        return x + self._nearest_boundary(x)[1].view_as(x)
-
-
-class BinaryClassifier(AffineClassifier):
-    """F(x) = sgn Ψ(x) with Ψ(x) = ⟨x, z⟩ + b, written with the two logits (−Ψ/2, +Ψ/2).
-
-    Class 1 is Ψ > 0. The symmetric form keeps Ψ^1 − Ψ^0 = Ψ, makes softmax the logistic
-    function of Ψ, and gives both classes the same alignment ``|⟨x, z⟩| / ‖z‖``.
-
-    Parameters
-    ----------
-    z : array-like, `(d,)`
-        Normal vector, not zero.
-    b : float
-        Bias; 0 gives the linear toy model with ρ = α.
-    """
-
-    def __init__(self, z, b: float = 0.0):
-        z = _floats(z)
-        if z.ndim != 1 or not z.any():
-            raise ValueError(
-                f"z must be one vector (d,) with a non-zero entry, got shape {tuple(z.shape)}"
-            )
-        b = torch.as_tensor(b, dtype=z.dtype, device=z.device)
-        super().__init__(torch.stack([-z / 2, z / 2]), torch.stack([-b / 2, b / 2]))
-
-    def score(self, x: Tensor) -> Tensor:
-        """Ψ(x) = ⟨x, z⟩ + b, `(batch,)`."""
-        logits = self(x)
-        return logits[:, 1] - logits[:, 0]
+from ..validation import check_input
 
 
 @dataclass(frozen=True)
@@ -234,14 +121,16 @@ class PlanarReLUNet(nn.Module):
 
     def _nearest_other_class(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
         check_input(self, x)
-        return self._nearest(
-            x, lambda *window: _edges(self.cells(*window)), self(x).argmax(1).cpu().numpy()
-        )
 
-    def room(self, x: Tensor) -> Tensor:
-        """Radius of the largest ball around x inside one linear region, `(batch,)`.
+        def edges_of_cells(center, radius):
+            return _edges(self.cells(center, radius))
 
-        Where ρ̃ < room, ρ̃ = ρ; where not, ρ ≥ room is all that linearization proves.
+        return self._nearest(x, edges_of_cells, self(x).argmax(1).cpu().numpy())
+
+    def affine_radius(self, x: Tensor) -> Tensor:
+        """Radius r of the largest ball around x inside one linear region, `(batch,)`.
+
+        Where ρ̃ < r, ρ̃ = ρ; where not, ρ ≥ r is all that linearization proves.
         """
         check_input(self, x)
 
@@ -345,10 +234,3 @@ def _nearest_point(
     feet = start + share.clip(0, 1)[:, None] * along
     distance = np.linalg.norm(feet - point, axis=1)
     return distance.min(), feet[distance.argmin()]
-
-
-def _floats(values) -> Tensor:
-    """A tensor as it is; numbers and arrays of any other kind as float64."""
-    if isinstance(values, Tensor) and values.is_floating_point():
-        return values.detach().clone()
-    return torch.as_tensor(values, dtype=torch.float64).clone()

@@ -1,21 +1,18 @@
-"""Logits and their input gradients, one sample at a time.
+"""Refuse what is undefined: the one place where a model and an input are questioned.
 
-Lowest room of the package. Every quantity of the book is built from the logits
-Ψ(x) and the gradients ∇Ψ^i(x), so the questions asked of a model and an input
-are asked here, once, before anything is computed.
-
-The batch is a convenience, never part of a definition: samples are independent,
-so the gradient of the *sum* over the batch holds each sample's own gradient.
+The functions of the book call these before they compute anything. Each refusal names the
+argument, what was found, and what to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 Model = Callable[[Tensor], Tensor]
+Bounds = tuple[float, float]
 
 # Layers that answer differently in train and eval mode, or mix the samples of a batch.
 _MODE_DEPENDENT = (
@@ -127,7 +124,7 @@ def _check_finite(name: str, values: Tensor) -> None:
 
 
 def check_logits(logits: Tensor, x: Tensor) -> None:
-    """Refuse logits that are not finite `(batch, n ≥ 2)` with a gradient; see :func:`forward`."""
+    """Refuse logits that are not finite `(batch, n ≥ 2)` with a gradient; see :func:`lesson_utils.autograd.checked_logits`."""
     shape = tuple(logits.shape)
     if len(shape) == 2 and shape[0] == len(x) and shape[1] == 1:
         raise ValueError(
@@ -146,29 +143,7 @@ def check_logits(logits: Tensor, x: Tensor) -> None:
         )
 
 
-def forward(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Run `model` on a fresh leaf copy of `x`, with the graph kept for gradients.
-
-    Returns
-    -------
-    x : Tensor, `(batch, *input_shape)`
-        The leaf to differentiate by.
-    logits : Tensor, `(batch, n_classes)`
-        Ψ(x), attached to `x`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        See :func:`check_input`; also for logits that are not `(batch, n ≥ 2)`, not
-        finite, or not differentiable with respect to `x`.
-    """
-    check_input(model, x)
-    leaf, logits = attach(model, x)
-    check_logits(logits, x)
-    return leaf, logits
-
-
-def target_index(target: int | Tensor | None, logits: Tensor) -> Tensor:
+def class_index(target: int | Tensor | None, logits: Tensor) -> Tensor:
     """Classes `(batch,)` from None (the predicted ones), one class, or one class a sample.
 
     Raises
@@ -197,123 +172,40 @@ def target_index(target: int | Tensor | None, logits: Tensor) -> Tensor:
     return index.long()
 
 
-def attach(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`forward` without the checks, for loops over inputs that were checked once."""
-    leaf = x.detach().clone().requires_grad_(True)
-    with torch.enable_grad():
-        return leaf, model(leaf)
-
-
-def gradient(output: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tensor:
-    """Per-sample gradient of `output`, `(batch,)`, by the leaf `x`, `(batch, *input_shape)`."""
-    return gradients(output, [x], keep_graph=keep_graph)[0]
-
-
-def gradients(output: Tensor, leaves: list[Tensor], *, keep_graph: bool = False) -> list[Tensor]:
-    """:func:`gradient` by several leaves at once; the first one is x, on which Ψ must depend."""
-    grads = torch.autograd.grad(output.sum(), leaves, retain_graph=keep_graph, allow_unused=True)
-    if grads[0] is None:
+def check_bounds(x: Tensor, bounds: Bounds | None) -> None:
+    """Refuse bounds that are no increasing pair, or that x does not keep."""
+    if bounds is None:
+        return
+    low, high = bounds
+    if not low < high:
+        raise ValueError(f"bounds must be an increasing pair (low, high), got {bounds}")
+    if isinstance(x, Tensor) and x.numel() and (x.min() < low or x.max() > high):
         raise ValueError(
-            "model(x) does not depend on x: the model must not detach or copy its input"
+            f"x lies outside bounds {bounds}: its values run from {x.min():.4g} to {x.max():.4g}. "
+            "Rescale x, or use bounds=None to search all of R^d"
         )
-    pairs = zip(grads, leaves, strict=True)
-    return [torch.zeros_like(leaf) if grad is None else grad for grad, leaf in pairs]
 
 
-@torch.enable_grad()
-def jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
-    """All logits and all their gradients: one forward pass, n backward passes.
-
-    A plain loop over the classes needs less time and a quarter of the memory of
-    `torch.func.vmap(torch.func.jacrev(...))` on a CPU (see `tests/benchmarks`).
-
-    Returns
-    -------
-    logits : Tensor, `(batch, n_classes)`
-    gradients : Tensor, `(batch, n_classes, *input_shape)`
-        `gradients[b, i]` is ∇Ψ^i at sample `b`.
-    """
-    leaf, logits = forward(model, x)
-    n = logits.shape[1]
-    rows = [gradient(logits[:, i], leaf, keep_graph=i < n - 1) for i in range(n)]
-    return logits.detach(), torch.stack(rows, dim=1)
+def check_alignment(x: Tensor, saliency: Tensor) -> None:
+    """Refuse a pair of which one is no batch of the other's kind."""
+    for name, value in (("x", x), ("saliency", saliency)):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise TypeError(f"{name} must be a floating-point torch.Tensor: use .float() on images")
+    kinds = [(tuple(v.shape), v.dtype, str(v.device)) for v in (x, saliency)]
+    if x.ndim < 2 or x.numel() == 0 or kinds[0] != kinds[1]:
+        raise ValueError(
+            "x and saliency must be non-empty batches of one shape (batch, *input_shape), one dtype "
+            f"and one device (saliency.to(x) mends these two), got {kinds[0]} and {kinds[1]}"
+        )
 
 
-def pick(logits: Tensor, index: Tensor) -> Tensor:
-    """Ψ^i of each sample, `(batch,)`, for one class i `(batch,)` a sample."""
-    return logits.gather(1, index[:, None]).squeeze(1)
+def check_at_least_one(name: str, value: int) -> None:
+    """Refuse a count below 1."""
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
 
 
-def margin(logits: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """Ψ^i − Ψ^j of each sample, `(batch,)`, for one pair of classes `(batch,)` a sample."""
-    return pick(logits, i) - pick(logits, j)
-
-
-def margin_gradient(
-    logits: Tensor, x: Tensor, reference: Tensor, rival: Tensor, *, keep_graph: bool = False
-) -> tuple[Tensor, Tensor]:
-    """:func:`margin` and its gradient, for one pair of classes `(batch,)` a sample."""
-    value = margin(logits, reference, rival)
-    return value.detach(), gradient(value, x, keep_graph=keep_graph)
-
-
-def ranking(logits: Tensor, reference: Tensor) -> Tensor:
-    """Classes by falling logit, `(batch, n_classes)`, with the reference class first."""
-    # At +inf the reference comes first and is no rival of its own; ties keep their order.
-    raised = logits.detach().scatter(1, reference[:, None], torch.inf)
-    return raised.argsort(dim=1, descending=True, stable=True)
-
-
-def ranked_margins(
-    logits: Tensor, x: Tensor, *, reference: Tensor | None = None, top_k: int | None = None
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Margins Ψ^{i*} − Ψ^j and their gradients, the strongest rival j first.
-
-    One backward pass a rival, and one gradient in memory at a time.
-
-    Parameters
-    ----------
-    logits, x : Tensor
-        As returned by :func:`forward`.
-    reference : Tensor of int, `(batch,)`, optional
-        The class i*; by default the first maximal logit.
-    top_k : int, optional
-        Stop after this many rivals.
-
-    Yields
-    ------
-    rival : Tensor of int, `(batch,)`
-    margin : Tensor, `(batch,)`
-    gradient : Tensor, `(batch, *input_shape)`
-    """
-    reference = logits.argmax(1) if reference is None else reference
-    rivals = ranking(logits, reference)[:, 1:][:, :top_k].unbind(1)
-    for rank, rival in enumerate(rivals, start=1):
-        keep = rank < len(rivals)
-        yield rival, *margin_gradient(logits, x, reference, rival, keep_graph=keep)
-
-
-def norm(v: Tensor) -> Tensor:
-    """Euclidean norm of each sample of `v`, `(batch, *shape)`, flattened: `(batch,)`.
-
-    Scaled by the largest entry, as BLAS does, so that tiny or huge gradients of a
-    saturated network neither underflow nor overflow.
-    """
-    flat = v.flatten(1)
-    scale = flat.abs().amax(1).clamp(min=torch.finfo(v.dtype).tiny)
-    return scale * torch.linalg.vector_norm(flat / scale[:, None], dim=1)
-
-
-def inner(v: Tensor, w: Tensor) -> Tensor:
-    """Inner product ⟨v, w⟩ of each pair of samples, flattened: `(batch,)`."""
-    return (v.flatten(1) * w.flatten(1)).sum(1)
-
-
-def degree_of_homogeneity(homogeneous: Tensor, bias: Tensor) -> Tensor:
-    """``|⟨x, g⟩| / (|⟨x, g⟩| + |β|)``, in [0, 1]: the share of a logit that is homogeneous."""
-    return homogeneous.abs() / (homogeneous.abs() + bias.abs())
-
-
-def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Reshape `(batch,)` to `(batch, 1, …, 1)`, to multiply samples of the shape of `like`."""
-    return values.view(-1, *[1] * (like.ndim - 1))
+def check_strength(strength: float) -> None:
+    """Refuse a λ that is negative or not a number."""
+    if not strength >= 0:
+        raise ValueError(f"strength must be a number ≥ 0, got {strength}")

@@ -10,16 +10,32 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.utils import download_and_extract_archive
 from torchvision.transforms import v2
 
-from .data import Dataset, data_root
-from .training import write
+from ..data import data_root
+from .files import write_at_once
 
 TINY_ZIP = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 """Address and MD5 of the official archive. Tests put their own archive here."""
+
+
+class ImageSets(NamedTuple):
+    """Images and labels of an experiment.
+
+    Few images are tensors in memory, floats in [0, 1] or bytes; many are decoded as they are
+    needed, and come in batches of floats.
+    """
+
+    train: TensorDataset | DataLoader
+    test: TensorDataset
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Images in [0, 1]: bytes are divided by 255."""
+    return images / 255 if images.dtype == torch.uint8 else images
 
 
 class Photographs(ImageFolder):
@@ -147,7 +163,7 @@ def load_images(
     classes: int = 0,
     size: int = 64,
     cache: str | Path | None = None,
-) -> Dataset:
+) -> ImageSets:
     """An image folder as tensors of bytes, decoded once and from then on read from a cache.
 
     The shorter side is resized to `size` (bilinear, with antialiasing) and the middle is
@@ -170,9 +186,9 @@ def load_images(
 
     Returns
     -------
-    Dataset
-        Images `(n, 3, size, size)` of **uint8** in 0 … 255: divide by 255 what goes into a
-        model. The test part is the split `val`.
+    ImageSets
+        Images `(n, 3, size, size)` of **uint8** in 0 … 255: see :func:`pixels`. The test part
+        is the split `val`.
 
     Raises
     ------
@@ -187,10 +203,11 @@ def load_images(
         key = hashlib.sha256(repr(inventory(images)).encode()).hexdigest()[:16]
         path = Path(cache or images.folder / ".cache").expanduser() / f"{split}-{size}-{key}.uint8"
         if not path.exists():
-            write(path, b"".join(image.numpy().tobytes() for image, _ in images))
-        pixels = torch.from_file(str(path), False, 3 * size**2 * len(images), dtype=torch.uint8)
-        parts += [pixels.view(-1, 3, size, size), torch.tensor(images.targets)]
-    return Dataset(*parts)
+            write_at_once(path, b"".join(image.numpy().tobytes() for image, _ in images))
+        content = torch.from_file(str(path), False, 3 * size**2 * len(images), dtype=torch.uint8)
+        labels = torch.tensor(images.targets)
+        parts.append(TensorDataset(content.view(-1, 3, size, size), labels))
+    return ImageSets(*parts)
 
 
 def inventory(images: Photographs) -> list[tuple[str, int]]:
@@ -232,9 +249,7 @@ def find_tiny_imagenet(root: str | Path | None = None, *, download: bool = False
         download_and_extract_archive(TINY_ZIP[0], str(root), md5=TINY_ZIP[1])
         return places[1]
     if found is None:
-        fetch = (
-            f"from lesson_utils.images import *; find_tiny_imagenet({str(root)!r}, download=True)"
-        )
+        fetch = f"from lesson_utils.experiments.photographs import find_tiny_imagenet; find_tiny_imagenet({str(root)!r}, download=True)"
         raise FileNotFoundError(
             f"Tiny ImageNet is not in {root}. Set LESSONS_DATA to the folder that holds "
             f'tiny-imagenet-200, or fetch it: python -c "{fetch}"'

@@ -1,0 +1,16 @@
+"""The paper's protocol as a program: train a network for each λ, measure it, keep a record.
+
+A record is a folder: `record.json` (settings, provenance, a summary of each network),
+`samples.safetensors` (every measured value of every image), `models/` (weights) and `state/`
+(what an interrupted run continues from; it may be deleted when the record is there).
+Finished records are read with `lesson_utils.records`.
+
+The command `python -m lesson_utils.experiments` may be started several times at once, with the
+same folder: each process takes the next network that no other works on.
+"""
+
+from .exporting import export
+from .run import run
+from .settings import PRESETS, Settings
+
+__all__ = ["PRESETS", "Settings", "export", "run"]

@@ -1,0 +1,5 @@
+"""`python -m lesson_utils.experiments`: see `--help`."""
+
+from .command_line import main
+
+main()

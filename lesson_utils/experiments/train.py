@@ -1,0 +1,228 @@
+"""Training of one network of an experiment: interruptible, in one process or several."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ..training import gradient_penalty_loss
+from ..validation import check_strength
+from .files import write_at_once
+from .photographs import pixels
+from .processes import is_first, rank_and_count, shared, summed
+from .settings import Recipe
+
+_Batch = tuple[Tensor, Tensor, int, int]
+"""Images and labels of this process, how many of them count, and the size of the whole batch."""
+
+
+class History(NamedTuple):
+    """How a training went."""
+
+    losses: list[float]
+    """Mean of the whole objective over each epoch."""
+    diverged: int | None
+    """First epoch (counted from 0) that ended with a loss or weight that is not finite."""
+    seconds: float
+    """Wall-clock time, interruptions left out."""
+
+
+def train(
+    model: nn.Module,
+    images: TensorDataset | DataLoader,
+    *,
+    strength: float,
+    recipe: Recipe,
+    seed: int = 0,
+    checkpoint: Path | None = None,
+    progress: bool = False,
+) -> History:
+    """Train a model in place by double backpropagation, and leave it in eval mode.
+
+    In several processes (:func:`~lesson_utils.experiments.processes.join_processes`) each takes its share of every batch
+    (`DistributedDataParallel`). Up to rounding the result is that of one process, if there
+    is neither dropout nor batch normalisation in train mode.
+
+    Parameters
+    ----------
+    model : nn.Module
+    images : TensorDataset or DataLoader
+        Training images and labels. Few: in memory, float in [0, 1] or bytes. Many: in
+        batches of floats, for each process its share.
+    strength : float
+        λ of :func:`gradient_penalty_loss`.
+    recipe : Recipe
+    seed : int
+        Of the order of the batches, of shifts and of dropout.
+    checkpoint : Path, optional
+        File that holds the state after each epoch. If it exists training continues from
+        it. On a CPU the weights are then bit for bit those of an uninterrupted run:
+        all that is random in an epoch follows from the seed and the number of the epoch.
+    progress : bool
+        Show a progress bar (tqdm).
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError
+        `strength` is negative, or the checkpoint is of another training.
+    """
+    from tqdm.auto import tqdm
+
+    check_strength(strength)
+    # this memory format makes the convolutions faster on a CPU
+    _training_mode(model.to(memory_format=torch.channels_last), recipe)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
+    n = len(images.dataset) if isinstance(images, DataLoader) else len(images)
+    identity = json.dumps([asdict(recipe), strength, seed, n])
+    epochs = _resume(checkpoint, identity, model, optimizer)  # rows: seconds, loss
+    steps = math.ceil(n / recipe.batch_size)
+    bar = tqdm(
+        desc=f"λ = {strength:g}",
+        total=recipe.epochs * steps,
+        initial=len(epochs) * steps,
+        disable=not progress or not is_first(),
+    )
+    device = next(model.parameters()).device
+    step = partial(_step, shared(model), optimizer, strength, recipe.clip)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
+        while len(epochs) < recipe.epochs and all(math.isfinite(loss) for _, loss in epochs):
+            began = time.perf_counter()
+            order = seed_epoch(len(epochs), seed, n)
+            decay = recipe.decay_factor ** (len(epochs) // recipe.decay_every)
+            optimizer.param_groups[0]["lr"] = recipe.learning_rate * decay
+            if isinstance(images, DataLoader):
+                batches = _loaded(images, len(epochs))
+            else:
+                batches = _shares(images, order, recipe)
+            loss = _epoch(step, batches, device, bar)
+            finite = all(p.isfinite().all() for p in model.parameters())
+            epochs.append([time.perf_counter() - began, loss if finite else math.nan])
+            _save(checkpoint, identity, model, optimizer, epochs)
+    model.eval().to(memory_format=torch.contiguous_format)
+    losses = [loss for _, loss in epochs]
+    diverged = next((e for e, loss in enumerate(losses) if not math.isfinite(loss)), None)
+    return History(losses[:diverged], diverged, sum(row[0] for row in epochs))
+
+
+def _training_mode(model: nn.Module, recipe: Recipe) -> None:
+    model.train()
+    for module in model.modules():
+        if recipe.freeze_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def seed_epoch(epoch: int, seed: int, n: int) -> Tensor:
+    """Seed dropout and draw an order of n images, from seed and epoch alone."""
+    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]))
+    return torch.as_tensor(np.random.default_rng([seed, epoch]).permutation(n))
+
+
+def _shares(data: TensorDataset, order: Tensor, recipe: Recipe) -> Iterator[_Batch]:
+    """The batches of an epoch, of each batch the part of this process."""
+    (x, y), (rank, world) = data.tensors, rank_and_count()
+    for batch in order.split(recipe.batch_size):
+        images = pixels(x[batch.to(x.device)])
+        if recipe.augment:  # before it is shared out, so that all processes draw alike
+            images = flip_and_shift(images)
+        count = len(range(rank, len(batch), world))
+        # Of a batch with fewer images than processes some get a copy that does not count.
+        mine = slice(rank, None, world) if count else slice(1)
+        yield images[mine], y[batch.to(y.device)][mine], count, len(batch)
+
+
+def _loaded(loader: DataLoader, epoch: int) -> Iterator[_Batch]:
+    if hasattr(loader.sampler, "set_epoch"):
+        loader.sampler.set_epoch(epoch)
+    for images, labels in loader:
+        yield images, labels, len(labels), len(labels) * rank_and_count()[1]
+
+
+def flip_and_shift(x: Tensor) -> Tensor:
+    """Mirror half of the images, and shift all alike by up to an eighth of their width."""
+    from torchvision.transforms.v2 import RandomCrop
+
+    mirrored = torch.rand(len(x), 1, 1, 1, device=x.device) < 0.5
+    shift = RandomCrop(x.shape[2:], padding=x.shape[3] // 8, padding_mode="reflect")
+    return shift(torch.where(mirrored, x.flip(3), x))
+
+
+def _step(
+    model, optimizer, strength: float, clip: float, x: Tensor, y: Tensor, weight: float
+) -> Tensor:
+    optimizer.zero_grad()
+    loss, _ = gradient_penalty_loss(model, x, y, strength)
+    (weight * loss).backward()
+    if clip < math.inf:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return loss.detach()
+
+
+def _epoch(step, batches: Iterable[_Batch], device: torch.device, bar) -> float:
+    """One pass over the data; mean of the objective over all images of all processes."""
+    total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
+    world = rank_and_count()[1]
+    for x, y, count, size in batches:  # count: images of this process, of `size` in all
+        # Processes average their gradients: weighted so, that is the gradient of the whole batch.
+        loss = step(x.to(device), y.to(device), count * world / size)
+        total += loss.double() * count
+        seen += count
+        bar.update()
+    total, seen = summed(torch.stack([total, total.new_tensor(seen)]))
+    return (total / seen).item()
+
+
+def _save(checkpoint: Path | None, identity: str, model, optimizer, epochs) -> None:
+    if checkpoint is None or not is_first():
+        return
+    from safetensors.torch import save
+
+    tensors = {f"weight.{name}": value.contiguous() for name, value in model.state_dict().items()}
+    tensors["epochs"] = torch.tensor(epochs, dtype=torch.float64)
+    for name, p in model.named_parameters():
+        if optimizer.defaults["momentum"]:
+            tensors[f"momentum.{name}"] = optimizer.state[p]["momentum_buffer"].contiguous()
+    write_at_once(checkpoint, save(tensors, metadata={"training": identity}))
+
+
+@torch.no_grad()
+def _resume(checkpoint: Path | None, identity: str, model, optimizer) -> list[list[float]]:
+    """Load the checkpoint, if there is one; a row of seconds and losses for each epoch done."""
+    if checkpoint is None or not checkpoint.exists():
+        return []
+    from safetensors import safe_open
+
+    with safe_open(checkpoint, "pt") as stored:
+        if stored.metadata()["training"] != identity:
+            raise ValueError(
+                f"{checkpoint} belongs to another training, {stored.metadata()['training']} and "
+                f"not {identity}: delete it, or name another file"
+            )
+        for name, value in model.state_dict().items():
+            value.copy_(stored.get_tensor(f"weight.{name}"))
+        for name, p in model.named_parameters():
+            if optimizer.defaults["momentum"]:
+                momentum = stored.get_tensor(f"momentum.{name}")
+                optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(momentum)
+        return stored.get_tensor("epochs").tolist()

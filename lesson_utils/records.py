@@ -1,0 +1,292 @@
+"""Finished records of long runs: read, summarise, compare.
+
+A record is a folder: `record.json` (settings, provenance, a summary of each network),
+`samples.safetensors` (every measured value of every image) and `models/` (weights, of all
+networks or of some). `lesson_utils.experiments` makes them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from scipy import stats
+from torch import Tensor, nn
+
+from .data import load_digits, load_sample_photographs
+from .models import network_of
+
+SCHEMA = 1
+"""Version of the layout of `record.json`."""
+
+ATTACKS = ("gradient", "pgd", "deepfool", "carlini_wagner", "minimal_l2")
+"""Upper bounds of ρ over all of R^d, in every record."""
+
+
+def load_record(folder: str | Path) -> dict:
+    """Read `record.json` of a record.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    dict
+        `schema`, `settings`, `provenance` and `models`: a list of dicts with `name`,
+        `strength`, `seed`, `losses` (one an epoch), `diverged` (an epoch, or None) and, unless
+        it diverged, `accuracy` and `quantities`: each field of `Measurements` and each attack,
+        as returned by :func:`summary`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder has no record, or not yet.
+    ValueError
+        The record is of another version of this package.
+    """
+    path = Path(folder) / "record.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder} has no finished record: see python -m lesson_utils.experiments --help"
+        )
+
+    def numbers(pairs):
+        return {k: float(v) if v in ("inf", "nan") else v for k, v in pairs}
+
+    record = json.loads(path.read_text(), object_pairs_hook=numbers)
+    if record["schema"] != SCHEMA:
+        raise ValueError(f"{path} has schema {record['schema']}, this package reads {SCHEMA}")
+    return record
+
+
+def load_model(folder: str | Path, strength: float, seed: int = 0) -> nn.Module:
+    """A network of a record, in eval mode, float32 on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no record, or it comes without this model: the message names those it has.
+    ValueError
+        The training of this model diverged.
+    """
+    name = name_of(strength, seed)
+    model, history = read_network(Path(folder), name, load_record(folder)["settings"])
+    if history["diverged"] is not None:
+        raise ValueError(f"the training of {name} diverged in epoch {history['diverged']}")
+    return model
+
+
+def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str, Tensor]:
+    """Every measured value of one network of a record, by quantity.
+
+    Tensors `(images,)`, or `(attack_images,)` for an attack: its distance from each image, in
+    the L2 units of x, +inf where it failed. Also `label`, the true class.
+
+    Raises
+    ------
+    KeyError
+        The record has no values of such a network, or it diverged.
+    """
+    name = name_of(strength, seed)
+    values = load_file(Path(folder) / "samples.safetensors")
+    start = f"{name}/"
+    found = {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
+    if not found:
+        raise KeyError(f"{folder} has no values of {name}: never trained, or diverged")
+    return found
+
+
+def medians(record: dict, quantity: str) -> tuple[np.ndarray, np.ndarray]:
+    """Medians of a quantity over the networks of a sweep: those of the first seed that did not diverge.
+
+    Returns
+    -------
+    middle : array, `(n,)`
+    bars : array, `(2, n)`
+        How far the 95 % interval reaches below and above, as matplotlib's `errorbar` takes it.
+    """
+    first = record["settings"]["seeds"][0]
+    sweep = [m for m in record["models"] if m["seed"] == first and m["diverged"] is None]
+    rows = [m["quantities"][quantity] for m in sweep]
+    middle, low, high = (np.array([row[k] for row in rows]) for k in ("median", "low", "high"))
+    return middle, np.stack([middle - low, high - middle])
+
+
+def growth_exponent(
+    folder: str | Path,
+    strengths: Sequence[float],
+    *,
+    of: str = "alignment",
+    against: str = "linearized_robustness",
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, float]:
+    """How fast a median grows with another over the networks of a sweep: `of ≈ c · against^p`.
+
+    p is the slope of the least-squares line through the logarithms of the medians. More than 1
+    is growth faster than linear, less than 1 is slower.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of a record.
+    strengths : sequence of float
+        λ of the networks, at least two that did not diverge.
+    of, against : str
+        Quantities as in :func:`load_samples`. Where one was measured on fewer images, only
+        these count for both.
+    seed : int
+        Of the networks.
+    resamples : int
+        Of the bootstrap. It draws images, the same for all networks; what another training
+        would change it does not know.
+
+    Returns
+    -------
+    dict
+        `exponent`, and the ends `low`, `high` of its 95 % interval.
+
+    Raises
+    ------
+    KeyError
+        A network or a quantity is not in the record.
+    """
+    samples = [load_samples(folder, strength, seed) for strength in strengths]
+    n = min(len(values[name]) for values in samples for name in (of, against))
+    x = [values[against][:n].numpy() for values in samples]
+    y = [values[of][:n].numpy() for values in samples]
+
+    def exponent(*columns, axis):  # the networks' x, then their y, images along the axis
+        logs = np.log([np.median(column, axis=axis) for column in columns])
+        log_x, log_y = logs[: len(x)], logs[len(x) :]
+        log_x, log_y = log_x - log_x.mean(0), log_y - log_y.mean(0)
+        return (log_x * log_y).sum(0) / (log_x * log_x).sum(0)
+
+    low, high = np.quantile(_resampled(x + y, exponent, resamples), [0.025, 0.975]).tolist()
+    return {"exponent": float(exponent(*x, *y, axis=-1)), "low": low, "high": high}
+
+
+def smallest_attack(values: dict[str, Tensor]) -> Tensor:
+    """Distance found by the best attack on each image, `(attack_images,)`: our upper bound of ρ.
+
+    `values` are those of one network, from :func:`load_samples`.
+    """
+    return torch.stack([values[name] for name in ATTACKS]).amin(0)
+
+
+def linearization_error(values: dict[str, Tensor]) -> dict[str, float]:
+    """How ρ̃ compares with the distance of the nearest adversary, over the attacked images.
+
+    `values` are those of one network, from :func:`load_samples`.
+
+    Returns
+    -------
+    dict
+        `above`: share of images on which ρ̃ is larger than ρ can be, because an attack has
+        proved it; `ratio`: median of ρ̃ through that distance; `rank_correlation` of the two.
+    """
+    near = smallest_attack(values)
+    linear = values["linearized_robustness"][: len(near)]
+    return {
+        "above": (linear > near).double().mean().item(),
+        "ratio": (linear / near).median().item(),
+        "rank_correlation": float(stats.spearmanr(near, linear).statistic),
+    }
+
+
+def bundled_images(settings: Mapping) -> tuple[Tensor, Tensor | None]:
+    """Images for the networks of a record that need no download, and labels if they have any.
+
+    The digits of scikit-learn, enlarged for MNIST; for photographs its two sample photographs.
+    `settings` are those of the record.
+    """
+    if settings["data"] not in ("digits", "mnist"):
+        return load_sample_photographs(settings["size"]), None
+    digits = load_digits(enlarged=settings["data"] == "mnist")
+    return digits.x_test, digits.y_test
+
+
+def summary(values, resamples: int = 1000) -> dict[str, float]:
+    """Median with a 95 % interval, by a bootstrap of fixed seed.
+
+    Parameters
+    ----------
+    values : array-like, `(n,)`
+        +inf (a failed attack) counts as the largest value; NaN (undefined) is left out.
+    resamples : int
+
+    Returns
+    -------
+    dict
+        `median`, `low`, `high`, the number of `images` that counted, and the share of
+        `finite` values among them: the success rate of an attack.
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return {"median": np.nan, "low": np.nan, "high": np.nan, "images": 0, "finite": np.nan}
+    medians = _resampled([values], np.median, resamples)
+    # no interpolation: between infinities there is nothing
+    low, high = np.quantile(medians, [0.025, 0.975], method="inverted_cdf").tolist()
+    middle, finite = float(np.median(values)), float(np.isfinite(values).mean())
+    return {"median": middle, "low": low, "high": high, "images": len(values), "finite": finite}
+
+
+def summaries(values: Mapping[str, Tensor]) -> dict:
+    """Accuracy, where there are labels, and the :func:`summary` of each quantity of a network."""
+    quantities = {k: summary(v) for k, v in values.items() if v.is_floating_point()}
+    if "label" not in values:
+        return {"quantities": quantities}
+    hits = values["prediction"] == values["label"]
+    return {"accuracy": hits.double().mean().item(), "quantities": quantities}
+
+
+def _resampled(columns: list[np.ndarray], statistic: Callable, resamples: int) -> np.ndarray:
+    """The statistic of so many draws of images with replacement, all columns alike; seed 0."""
+    if len(columns[0]) < 2:  # which scipy refuses: there is only one draw
+        return np.repeat(statistic(*columns, axis=-1), resamples)
+    with np.errstate(invalid="ignore"):  # infinite values: we use the draws, not scipy's interval
+        drawn = stats.bootstrap(
+            columns,
+            statistic,
+            n_resamples=resamples,
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        )
+    return drawn.bootstrap_distribution
+
+
+def name_of(strength: float, seed: int) -> str:
+    """Name of a network in a record."""
+    return f"strength-{strength:g}-seed-{seed}"
+
+
+def read_network(folder: Path, name: str, settings: Mapping) -> tuple[nn.Module, dict]:
+    """A network of a record or an unfinished run in eval mode, and the history of its training.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not there; the message names those that are.
+    """
+    path, model = folder / "models" / f"{name}.safetensors", network_of(settings)
+    if not path.exists():
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.safetensors")))
+        raise FileNotFoundError(f"{folder} has no weights of {name}, only of: {there}")
+    weights, notes = stored(path)
+    model.load_state_dict(weights)
+    return model.eval(), json.loads(notes["history"])
+
+
+def stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a file, and the notes beside them."""
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118

@@ -1,0 +1,68 @@
+"""Saliency map g = ∇Ψ^{i*}(x) and alignment ``α(x) = |⟨x, g⟩| / ‖g‖`` (lessons 1 and 4).
+
+Source: Etmann, Lunz, Maass, Schönlieb, *On the Connection Between Adversarial Robustness and
+Saliency Map Interpretability*, ICML 2019, definitions 1 and 2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .autograd import checked_logits, gradient, inner, logit_of, norm, per_sample
+from .validation import Model, check_alignment, class_index
+
+
+@torch.enable_grad()
+def saliency_map(model: Model, x: Tensor, target: int | Tensor | None = None) -> Tensor:
+    """Gradient of one logit by the input, g = ∇Ψ^i(x), with its sign.
+
+    Parameters
+    ----------
+    model : callable
+        Maps `(batch, *input_shape)` to logits `(batch, n_classes)`; in eval mode.
+    x : Tensor, `(batch, *input_shape)`
+    target : int or Tensor of int `(batch,)`, optional
+        The class i; by default the predicted class of each sample.
+
+    Returns
+    -------
+    Tensor, `(batch, *input_shape)`
+        In logit units per unit of x.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See :func:`lesson_utils.validation.check_input`; also for a `target` of the
+        wrong type or shape.
+    IndexError
+        `target` is no class of the model.
+    """
+    leaf, logits = checked_logits(model, x)
+    index = class_index(target, logits)
+    return gradient(logit_of(logits, index), leaf)
+
+
+def alignment(x: Tensor, saliency: Tensor) -> Tensor:
+    """Alignment of input and saliency map, ``α(x) = |⟨x, g⟩| / ‖g‖``.
+
+    α depends on the origin of x and on Ψ, not only on the classifier: see lesson 04.
+
+    Parameters
+    ----------
+    x, saliency : Tensor, `(batch, *input_shape)`
+        Of equal shape and dtype.
+
+    Returns
+    -------
+    Tensor, `(batch,)`
+        In the L2 units of x. NaN where the saliency map is zero: α is undefined there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The two are no floating-point batches of one shape, dtype and device.
+    """
+    check_alignment(x, saliency)
+    direction = saliency / per_sample(norm(saliency), saliency)  # 0/0 = NaN where g = 0
+    return inner(x, direction).abs()
