@@ -22,12 +22,15 @@ from .validation import Model, check_at_least_one, check_input, check_logits, cl
 class Binarized(nn.Module):
     """See :func:`binarize`."""
 
-    bound_to_batch = True  # classes are per sample: this module knows the samples of one batch
-
     def __init__(self, model: Model, i: Tensor, j: Tensor):
         super().__init__()
         self.model = model
         self.i, self.j = i, j
+
+    def restricted_to(self, rows: Tensor) -> Binarized:
+        """The same for some samples of the batch; see :func:`lesson_utils.validation.restricted`."""
+        i, j = (k[rows] if isinstance(k, Tensor) and k.ndim else k for k in (self.i, self.j))
+        return Binarized(self.model, i, j)
 
     def score(self, y: Tensor) -> Tensor:
         """Ψ†(y) = Ψ^i(y) − Ψ^j(y), `(batch,)`."""

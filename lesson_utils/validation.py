@@ -64,8 +64,17 @@ def check_input(model: Model, x: Tensor) -> None:
     _check_finite("x", x)
     if isinstance(model, nn.Module):
         _check_module(model, x)
-    if len(x) > 1 and not getattr(model, "bound_to_batch", False):
+    if len(x) > 1:
         _check_samples_are_independent(model, x)
+
+
+def restricted(model: Model, rows: Tensor) -> Model:
+    """The model for some samples of its batch, `rows` of int or bool.
+
+    It is the model itself, unless that is bound to the samples of one batch, as
+    :func:`lesson_utils.binarize` with one class a sample is, and says so by a method `restricted_to`.
+    """
+    return model.restricted_to(rows) if hasattr(model, "restricted_to") else model
 
 
 def _check_module(model: nn.Module, x: Tensor) -> None:
@@ -98,7 +107,8 @@ def _check_module(model: nn.Module, x: Tensor) -> None:
 @torch.no_grad()
 def _check_samples_are_independent(model: Model, x: Tensor) -> None:
     """Two samples tell: the first must have the same logits alone and in company."""
-    alone, together = model(x[:1]), model(x[:2])[:1]
+    one, two = (torch.arange(n, device=x.device) for n in (1, 2))
+    alone, together = restricted(model, one)(x[one]), restricted(model, two)(x[two])[:1]
     if alone.shape != together.shape or alone.ndim != 2:
         return  # `check_logits` will say what is wrong
     # Accelerators choose other kernels, and TF32, for other batch sizes.
