@@ -8,6 +8,7 @@ networks or of some). `lesson_utils.experiments` makes them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,14 +19,13 @@ from safetensors.torch import load_file
 from scipy import stats
 from torch import Tensor, nn
 
+from .attacks import ATTACKS
 from .data import load_digits, load_sample_photographs
+from .files import write_at_once
 from .models import network_of
 
 SCHEMA = 1
 """Version of the layout of `record.json`."""
-
-ATTACKS = ("gradient", "pgd", "deepfool", "carlini_wagner", "minimal_l2")
-"""Upper bounds of ρ over all of R^d, in every record."""
 
 
 def load_record(folder: str | Path) -> dict:
@@ -290,3 +290,17 @@ def stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors of a file, and the notes beside them."""
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def write_record(folder: Path, record: dict) -> None:
+    """Write `record.json`; its numbers that are not finite as text, since JSON knows none."""
+    content = json.dumps(_as_text(record), indent=1, allow_nan=False)
+    write_at_once(folder / "record.json", content.encode())
+
+
+def _as_text(value):
+    if isinstance(value, dict):
+        return {key: _as_text(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_text(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

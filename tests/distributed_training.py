@@ -11,10 +11,10 @@ from torch import distributed
 from torch.utils.data import TensorDataset
 
 from lesson_utils.experiments import train as training
-from lesson_utils.experiments.files import write_at_once
 from lesson_utils.experiments.processes import join_processes
 from lesson_utils.experiments.settings import Recipe
 from lesson_utils.experiments.train import train
+from lesson_utils.files import write_at_once
 from lesson_utils.models import resnet
 
 RECIPE = Recipe(

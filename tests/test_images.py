@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from lesson_utils import photographs as images
 from lesson_utils.data import Dataset
-from lesson_utils.experiments import photographs as images
-from lesson_utils.experiments.photographs import (
+from lesson_utils.photographs import (
     Photographs,
     check_images,
     find_tiny_imagenet,

@@ -9,5 +9,14 @@ from .common import AttackResult
 from .gradient_attacks import line_search, projected_gradient
 from .minimal import minimal_l2
 from .other_libraries import by_foolbox
+from .protocol import ATTACKS, protocol_attacks
 
-__all__ = ["AttackResult", "by_foolbox", "line_search", "minimal_l2", "projected_gradient"]
+__all__ = [
+    "ATTACKS",
+    "AttackResult",
+    "by_foolbox",
+    "line_search",
+    "minimal_l2",
+    "projected_gradient",
+    "protocol_attacks",
+]

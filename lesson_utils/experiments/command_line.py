@@ -11,8 +11,8 @@ from typing import Annotated, Union
 
 import tyro
 
+from ..photographs import check_images
 from .exporting import export
-from .photographs import check_images
 from .processes import join_processes
 from .run import run
 from .settings import PRESETS, Settings

@@ -8,9 +8,16 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from ..records import bundled_images, load_record, name_of, read_network, summaries
-from .files import write_at_once
-from .run import measured, open_data, write_record_json
+from ..files import write_at_once
+from ..records import (
+    bundled_images,
+    load_record,
+    name_of,
+    read_network,
+    summaries,
+    write_record,
+)
+from .run import measured, open_data
 from .settings import Settings
 
 
@@ -51,5 +58,5 @@ def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -
             on_bundled if labels is None else on_bundled | {"label": labels}
         )
     write_at_once(target / "samples.safetensors", (folder / "samples.safetensors").read_bytes())
-    write_record_json(target, record)
+    write_record(target, record)
     return record

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .photographs import ImageSets, inventory
+from ..photographs import ImageSets, inventory
 from .processes import rank_and_count
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "foolbox")

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,13 +15,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from ..attacks import AttackResult, by_foolbox, line_search, minimal_l2, projected_gradient
+from ..attacks import protocol_attacks
 from ..bound import measure
 from ..data import load_digits, load_mnist
+from ..files import write_at_once
 from ..models import load_weights, network_of
-from ..records import ATTACKS, SCHEMA, load_record, name_of, read_network, stored, summaries
-from .files import write_at_once
-from .photographs import ImageSets, find_tiny_imagenet, load_images, loader, pixels
+from ..photographs import ImageSets, find_tiny_imagenet, load_images, loader, pixels
+from ..records import SCHEMA, load_record, name_of, read_network, stored, summaries, write_record
 from .processes import is_first, rank_and_count, wait_for_all
 from .provenance import checksum_of_images, environment
 from .settings import DECODED_ONCE, Settings
@@ -73,7 +70,7 @@ def run(
         The data set is missing; see :func:`lesson_utils.data.load_mnist`.
     """
     settings.check()
-    attacks(settings)  # complains now, and not after the training, if foolbox is missing
+    _attacks(settings)  # complains now, and not after the training, if foolbox is missing
     out = Path(out)
     rank, count = rank_and_count()
     data, settings = open_data(settings)
@@ -110,29 +107,6 @@ def _work_beside_others(plan, data, settings: Settings, out: Path, progress: boo
             with suppress(Timeout), FileLock(out / "state" / f"{name}.lock", patience):
                 _train_model(strength, seed, data, settings, out, progress)
                 _measure_model(name, data, settings, out)
-
-
-def attacks(settings: Settings) -> dict[str, Callable[[nn.Module, Tensor], AttackResult]]:
-    """The attacks by name.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        foolbox is missing; the message says how to get it.
-    """
-    try:
-        from foolbox.attacks import L2CarliniWagnerAttack, L2DeepFoolAttack
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"DeepFool and Carlini-Wagner are foolbox's, and {error.name} is missing: "
-            "pip install -c constraints.txt -e '.[lessons,crosscheck]'"
-        ) from error
-    rounds, steps = settings.measuring.cw_rounds, settings.measuring.cw_steps
-    carlini_wagner = L2CarliniWagnerAttack(rounds, steps, stepsize=1 / steps, initial_const=1.0)
-    deepfool = partial(by_foolbox, L2DeepFoolAttack())
-    by_cw = partial(by_foolbox, carlini_wagner)
-    functions = line_search, projected_gradient, deepfool, by_cw, minimal_l2
-    return dict(zip(ATTACKS, functions, strict=True))
 
 
 def open_data(settings: Settings) -> tuple[ImageSets, Settings]:
@@ -207,6 +181,10 @@ def _begin(settings: Settings, out: Path, data: ImageSets, device: str, command)
     write_at_once(path, json.dumps(state, indent=1).encode())
 
 
+def _attacks(settings: Settings) -> dict:
+    return protocol_attacks(settings.measuring.cw_rounds, settings.measuring.cw_steps)
+
+
 def _precision(tf32: bool) -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
@@ -254,7 +232,7 @@ def _measure_model(name: str, data: ImageSets, settings: Settings, out: Path) ->
     model.to(x.device)
     values = measured(model, x) | {"label": y.cpu()}
     attacked = x[: settings.measuring.attack_images]
-    for attack_name, attack in attacks(settings).items():
+    for attack_name, attack in _attacks(settings).items():
         values[attack_name] = attack(model, attacked).distance.cpu()
     seconds = time.perf_counter() - began
     write_at_once(path, save(values, metadata={"seconds": f"{seconds:.3f}"}))
@@ -281,18 +259,4 @@ def _write_record(settings: Settings, out: Path) -> None:
     write_at_once(out / "samples.safetensors", save(merged))
     provenance["timing"] |= timing
     record = {"schema": SCHEMA, "settings": provenance.pop("settings"), "provenance": provenance}
-    write_record_json(out, {**record, "models": models})
-
-
-def write_record_json(folder: Path, record: dict) -> None:
-    """Write `record.json`; its numbers that are not finite as text, since JSON knows none."""
-    content = json.dumps(_as_text(record), indent=1, allow_nan=False)
-    write_at_once(folder / "record.json", content.encode())
-
-
-def _as_text(value):
-    if isinstance(value, dict):
-        return {key: _as_text(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_as_text(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    write_record(out, {**record, "models": models})

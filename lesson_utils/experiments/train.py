@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from ..files import write_at_once
+from ..photographs import pixels
 from ..training import gradient_penalty_loss
 from ..validation import check_strength
-from .files import write_at_once
-from .photographs import pixels
 from .processes import is_first, rank_and_count, shared, summed
 from .settings import Recipe
 

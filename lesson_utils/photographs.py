@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.utils import download_and_extract_archive
 from torchvision.transforms import v2
 
-from ..data import data_root
+from .data import data_root
 from .files import write_at_once
 
 TINY_ZIP = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
@@ -249,7 +249,7 @@ def find_tiny_imagenet(root: str | Path | None = None, *, download: bool = False
         download_and_extract_archive(TINY_ZIP[0], str(root), md5=TINY_ZIP[1])
         return places[1]
     if found is None:
-        fetch = f"from lesson_utils.experiments.photographs import find_tiny_imagenet; find_tiny_imagenet({str(root)!r}, download=True)"
+        fetch = f"from lesson_utils.photographs import find_tiny_imagenet; find_tiny_imagenet({str(root)!r}, download=True)"
         raise FileNotFoundError(
             f"Tiny ImageNet is not in {root}. Set LESSONS_DATA to the folder that holds "
             f'tiny-imagenet-200, or fetch it: python -c "{fetch}"'
