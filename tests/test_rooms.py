@@ -113,7 +113,7 @@ def test_the_house_stays_small():
     mathematics = sum(lines.pop(room) for room in MATHEMATICS)
     assert mathematics <= 450
     assert program <= 610  # the paper's protocol and its command line
-    assert sum(lines.values()) <= 1350  # toy models, attacks, data, training, pictures, …
+    assert sum(lines.values()) <= 1500  # toy models, attacks, data, training, pictures, …
 
 
 def public_functions():
