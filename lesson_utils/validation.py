@@ -72,7 +72,7 @@ def restricted(model: Model, rows: Tensor) -> Model:
     """The model for some samples of its batch, `rows` of int or bool.
 
     It is the model itself, unless that is bound to the samples of one batch, as
-    :func:`lesson_utils.binarize` with one class a sample is, and says so by a method `restricted_to`.
+    :func:`lesson_utils.bound.binarize` with one class a sample is, and says so by a method `restricted_to`.
     """
     return model.restricted_to(rows) if hasattr(model, "restricted_to") else model
 

@@ -19,7 +19,7 @@ ATTACKS = ("gradient", "pgd", "deepfool", "carlini_wagner", "minimal_l2")
 def protocol_attacks(
     cw_rounds: int, cw_steps: int
 ) -> dict[str, Callable[[nn.Module, Tensor], AttackResult]]:
-    """The attacks of the experiments, under the names of :data:`ATTACKS`.
+    """The attacks of the experiments, under their names in a record.
 
     Parameters
     ----------

@@ -50,7 +50,8 @@ def train(
 ) -> History:
     """Train a model in place by double backpropagation, and leave it in eval mode.
 
-    In several processes (:func:`~lesson_utils.experiments.processes.join_processes`) each takes its share of every batch
+    In several processes (:func:`~lesson_utils.experiments.processes.join_processes`)
+    each takes its share of every batch
     (`DistributedDataParallel`). Up to rounding the result is that of one process, if there
     is neither dropout nor batch normalisation in train mode.
 
@@ -61,7 +62,7 @@ def train(
         Training images and labels. Few: in memory, float in [0, 1] or bytes. Many: in
         batches of floats, for each process its share.
     strength : float
-        λ of :func:`gradient_penalty_loss`.
+        λ of :func:`lesson_utils.training.gradient_penalty_loss`.
     recipe : Recipe
     seed : int
         Of the order of the batches, of shifts and of dropout.
