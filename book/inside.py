@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
+import re
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -41,6 +43,20 @@ WITHOUT_CODE = {
     "prop-worst-loss", "prop-noise", "def-coarse", "prop-coarse", "prop-black",
     "prop-bias-factor", "prop-exponents", "prop-origin", "def-centred", "prop-centred",
 }  # fmt: skip
+
+
+LESSONS = Path(__file__).parents[1] / "lessons"
+_STATEMENT = re.compile(r"\{prf:(?!ref|proof)\w+\} ([^\n]+)\n:label: ([a-z-]+)")
+
+
+def statements() -> dict[str, str]:
+    """Every numbered statement of the lessons: its label, and lesson and title."""
+    found = {}
+    for path in sorted(LESSONS.glob("*.ipynb")):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            for title, label in _STATEMENT.findall("".join(cell["source"])):
+                found[label] = f"lesson {int(path.name[:2])}: {title}"
+    return found
 
 
 def files_of(room: str) -> list[Path]:

@@ -1,4 +1,6 @@
-"""Homogeneous decomposition of a logit: Ψ^i(x) = ⟨x, ∇Ψ^i(x)⟩ + β^i(x).
+"""Homogeneous decomposition of a logit (lesson 6).
+
+Ψ^i(x) = ⟨x, ∇Ψ^i(x)⟩ + β^i(x).
 
 For networks of affine layers and positively 1-homogeneous activations the second
 part is a sum over the biases of the layers, β^i(x) = Σ_ℓ ⟨b_ℓ, ∂Ψ^i/∂b_ℓ⟩ (Euler's theorem

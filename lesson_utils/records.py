@@ -1,4 +1,4 @@
-"""Finished records of long runs: read, summarise, compare.
+"""Finished records of long runs: read, summarise and compare them.
 
 A record is a folder: `record.json` (settings, provenance, a summary of each network),
 `samples.safetensors` (every measured value of every image) and `models/` (weights, of all

@@ -1,4 +1,6 @@
-"""Saliency map g = ∇Ψ^{i*}(x) and alignment ``α(x) = |⟨x, g⟩| / ‖g‖`` (lessons 1 and 4).
+"""Saliency map and alignment (lessons 1 and 4).
+
+g = ∇Ψ^{i*}(x) and ``α(x) = |⟨x, g⟩| / ‖g‖``.
 
 Source: Etmann, Lunz, Maass, Schönlieb, *On the Connection Between Adversarial Robustness and
 Saliency Map Interpretability*, ICML 2019, definitions 1 and 2.
