@@ -9,15 +9,26 @@ import torch
 
 from . import __version__
 from .data import check_mnist
+from .extras import command
 
-PACKAGES = "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "ipywidgets", "jupyterlab"
+CORE = "torch", "numpy"
+LESSONS = (
+    "torchvision", "scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "filelock",
+    "ipywidgets", "anywidget", "jupyterlab", "jupyterlab-myst",
+)  # fmt: skip
+NEEDED = {
+    **dict.fromkeys(LESSONS, "the lessons"),
+    "foolbox": "the experiments",
+    "tyro": "the experiments",
+    "pandas": "data frames",
+}
 
 
-def _version(package: str) -> str:
+def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return "missing: pip install -e '.[lessons]'"
+        return None
 
 
 def _device() -> str:
@@ -36,16 +47,21 @@ def _mnist() -> str:
 
 
 def report() -> str:
-    """Versions, device and data, one fact a line."""
+    """Versions, device and data, one fact a line; then the command that brings what is missing."""
+    versions = {package: _version(package) for package in (*CORE, *NEEDED)}
+    missing = [package for package, version in versions.items() if version is None]
+    versions |= {package: f"missing, {NEEDED[package]} need it" for package in missing}
     lines = {
         "lesson_utils": __version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        **{package: _version(package) for package in PACKAGES},
+        **versions,
         "device": _device(),
         "digits": "embedded in scikit-learn, nothing to download",
         "MNIST": _mnist(),
     }
-    return "\n".join(f"{name:<13} {value}" for name, value in lines.items())
+    if missing:
+        lines["all missing"] = command(missing)
+    return "\n".join(f"{name:<15} {value}" for name, value in lines.items())
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from .extras import needed_by
 from .gradients import (
     Model,
     attach,
@@ -197,7 +198,8 @@ def by_foolbox(attack, model: nn.Module, x: Tensor) -> AttackResult:
     -------
     AttackResult
     """
-    import foolbox
+    with needed_by("by_foolbox"):
+        import foolbox
 
     _, logits = forward(model, x)
     x, label = x.detach(), logits.argmax(1)

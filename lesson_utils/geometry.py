@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .extras import needed_by
 from .gradients import (
     Model,
     attach,
@@ -253,7 +254,8 @@ class Measurements(NamedTuple):
 
     def to_frame(self):
         """The table of :meth:`to_dict` as a pandas data frame (pandas must be installed)."""
-        import pandas
+        with needed_by("Measurements.to_frame"):
+            import pandas
 
         return pandas.DataFrame(self.to_dict())
 
