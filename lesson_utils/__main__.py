@@ -14,10 +14,11 @@ from .extras import command
 CORE = "torch", "numpy"
 LESSONS = (
     "torchvision", "scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "filelock",
-    "ipywidgets", "anywidget", "jupyterlab", "jupyterlab-myst",
+    "ipywidgets", "anywidget",
 )  # fmt: skip
 NEEDED = {
     **dict.fromkeys(LESSONS, "the lessons"),
+    **dict.fromkeys(("jupyterlab", "jupyterlab-myst"), "JupyterLab"),
     "foolbox": "the experiments",
     "tyro": "the experiments",
     "pandas": "data frames",
@@ -50,7 +51,7 @@ def report() -> str:
     """Versions, device and data, one fact a line; then the command that brings what is missing."""
     versions = {package: _version(package) for package in (*CORE, *NEEDED)}
     missing = [package for package, version in versions.items() if version is None]
-    versions |= {package: f"missing, {NEEDED[package]} need it" for package in missing}
+    versions |= {package: f"missing, needed for {NEEDED[package]}" for package in missing}
     lines = {
         "lesson_utils": __version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",

@@ -137,7 +137,7 @@ def test_the_report_lists_what_is_missing_and_one_command(site):
     done = run(site, "-m", "lesson_utils")
     assert done.returncode == 0, done.stderr
     assert re.search("torch +[0-9]", done.stdout)
-    assert re.search("jupyterlab +missing, the lessons need it", done.stdout)
+    assert re.search("scikit-learn +missing, needed for the lessons", done.stdout)
     command = re.search("all missing +python -m pip install (.+)", done.stdout)[1]
     for requirement in ("torchvision>=0.21", "matplotlib>=3.9", "pandas>=2.2", "tyro>=1.0"):
         assert f"'{requirement}'" in command
