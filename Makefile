@@ -6,7 +6,7 @@ HTML   := book/_build/html
 BUILD  := $(BIN)/python book/run_lessons.py && $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf slides test test-book test-versions resolve workflows soak benchmark lab student lint clean
+.PHONY: help book pdf slides test test-book test-versions resolve workflows release soak benchmark lab student lint clean
 
 help:  ## Say what each command does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,14 @@ test-versions: $(VENV)/.dev  ## The unit tests with the oldest and with the newe
 		$(BIN)/uv venv --quiet --seed --clear --python $(PYTHON) build/$(name) && \
 		$(BIN)/uv pip install --python build/$(name)/bin/python $($(name)) --editable '.[test]' && \
 		build/$(name)/bin/python $(PYTEST) tests --deselect tests/test_packaging.py::test_tests_run_with_the_pinned_versions &&) true
+
+release: book pdf  ## Wheel, PDF, built book and student version, as files in build/release (needs Chromium)
+	git diff --quiet HEAD  # a release is what is committed
+	rm -rf build/release build/source && mkdir -p build/release build/source
+	git archive HEAD | tar -x -C build/source
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/release build/source
+	cp book/_build/pdf/*.pdf $(HTML)/_static/robustness-and-saliency-lessons.zip build/release
+	$(BIN)/python -c 'import shutil; shutil.make_archive("build/release/robustness-and-saliency-book", "zip", "book/_build", "html")'
 
 AXE := tests/browser/node_modules/axe-core/axe.min.js
 $(AXE): tests/browser/package.json
