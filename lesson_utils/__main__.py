@@ -9,15 +9,20 @@ import torch
 
 from . import __version__
 from .data import check_mnist
+from .extras import command, is_installed
 
-PACKAGES = "torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "ipywidgets", "jupyterlab"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "missing: pip install -e '.[lessons]'"
+CORE = "torch", "numpy"
+LESSONS = (
+    "torchvision", "scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "filelock",
+    "ipywidgets", "anywidget",
+)  # fmt: skip
+NEEDED = {
+    **dict.fromkeys(LESSONS, "the lessons"),
+    **dict.fromkeys(("jupyterlab", "jupyterlab-myst"), "JupyterLab"),
+    "foolbox": "the experiments",
+    "tyro": "the experiments",
+    "pandas": "data frames",
+}
 
 
 def _device() -> str:
@@ -36,16 +41,22 @@ def _mnist() -> str:
 
 
 def report() -> str:
-    """Versions, device and data, one fact a line."""
+    """Versions, device and data, one fact a line; then the command that brings what is missing."""
+    packages = *CORE, *NEEDED
+    versions = {package: metadata.version(package) for package in packages if is_installed(package)}
+    missing = [package for package in packages if package not in versions]
+    versions |= {package: f"missing, needed for {NEEDED[package]}" for package in missing}
     lines = {
         "lesson_utils": __version__,
         "Python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        **{package: _version(package) for package in PACKAGES},
+        **versions,
         "device": _device(),
         "digits": "embedded in scikit-learn, nothing to download",
         "MNIST": _mnist(),
     }
-    return "\n".join(f"{name:<13} {value}" for name, value in lines.items())
+    if missing:
+        lines["all missing"] = command(missing)
+    return "\n".join(f"{name:<15} {value}" for name, value in lines.items())
 
 
 if __name__ == "__main__":

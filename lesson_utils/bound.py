@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .autograd import gradient, inner, leaf_and_logits, logit_of, margin, norm, per_sample
+from .extras import needed_by
 from .homogeneity import degree_of_homogeneity
 from .linearized import nearest_linear_boundary
 from .validation import Model, check_at_least_one, check_input, check_logits, class_index
@@ -126,7 +127,8 @@ class Measurements(NamedTuple):
 
     def to_frame(self):
         """The table of :meth:`to_dict` as a pandas data frame (pandas must be installed)."""
-        import pandas
+        with needed_by("Measurements.to_frame"):
+            import pandas
 
         return pandas.DataFrame(self.to_dict())
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .extras import needed_by
+
 SPLIT_SEED = 0
 """Seed of the fixed train/test split."""
 
@@ -71,7 +73,8 @@ def load_digits(
     ----------
     Alpaydin, Kaynak, *Optical Recognition of Handwritten Digits*, UCI 1998.
     """
-    from sklearn import datasets, model_selection
+    with needed_by("load_digits"):
+        from sklearn import datasets, model_selection
 
     images, labels = datasets.load_digits(return_X_y=True)
     train, test = model_selection.train_test_split(
@@ -94,8 +97,9 @@ def load_sample_photographs(size: int = 64) -> Tensor:
     -------
     Tensor, `(2, 3, size, size)`, in [0, 1]: the middle square, reduced with antialiasing.
     """
-    from sklearn.datasets import load_sample_images
-    from torchvision.transforms.v2 import CenterCrop, Compose, Resize
+    with needed_by("load_sample_photographs"):
+        from sklearn.datasets import load_sample_images
+        from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 
     cut = Compose([Resize(size), CenterCrop(size)])
     images = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
@@ -132,7 +136,8 @@ def load_mnist(root: str | Path | None = None, *, download: bool = False) -> Dat
     LeCun, Bottou, Bengio, Haffner, *Gradient-based learning applied to document
     recognition*, Proceedings of the IEEE 1998.
     """
-    from torchvision.datasets import mnist
+    with needed_by("load_mnist"):
+        from torchvision.datasets import mnist
 
     raw = data_root(root) / "MNIST" / "raw"
     if download and not all((raw / name).exists() for name in MNIST_FILES):

@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .extras import needed_by
+
 
 class Normalize(nn.Module):
     """First layer of a model: (x − mean) / std, per channel.
@@ -144,7 +146,8 @@ def resnet(
     ----------
     He, Zhang, Ren, Sun, *Deep residual learning for image recognition*, CVPR 2016.
     """
-    from torchvision import models
+    with needed_by("resnet"):
+        from torchvision import models
 
     if width < 8:  # oneDNN's strided 1×1 convolution of fewer channels writes beyond its memory
         raise ValueError(f"width must be at least 8, got {width}")
@@ -220,7 +223,8 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         Names or shapes do not fit the model; PyTorch's message lists them.
     """
     if Path(path).suffix == ".safetensors":
-        from safetensors.torch import load_file
+        with needed_by("load_weights"):
+            from safetensors.torch import load_file
 
         state = load_file(path)
     else:

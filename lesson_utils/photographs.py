@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
-from torchvision.datasets import ImageFolder
-from torchvision.datasets.utils import download_and_extract_archive
-from torchvision.transforms import v2
 
 from .data import data_root
+from .extras import needed_by
 from .files import write_at_once
+
+with needed_by("lesson_utils.photographs"):
+    from PIL import Image
+    from torchvision.datasets import ImageFolder
+    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.transforms import v2
 
 TINY_ZIP = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 """Address and MD5 of the official archive. Tests put their own archive here."""

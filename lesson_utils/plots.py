@@ -12,15 +12,19 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle
 from torch import Tensor, nn
+
+from .extras import needed_by
+
+with needed_by("lesson_utils.plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Circle
 
 STYLE = Path(__file__).with_name("lessons.mplstyle")
 SIGNED = "PuOr"
@@ -85,7 +89,8 @@ def show(figure: Figure, alt: str) -> None:
 
     Parameters and errors are those of :func:`picture`.
     """
-    from IPython.display import display
+    with needed_by("plots.show"):
+        from IPython.display import display
 
     display({"text/html": picture(figure, alt), "text/plain": f"[Figure: {alt}]"}, raw=True)
 

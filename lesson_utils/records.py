@@ -14,15 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
-from scipy import stats
 from torch import Tensor, nn
 
 from .attacks import ATTACKS
 from .data import load_digits, load_sample_photographs
+from .extras import needed_by
 from .files import write_at_once
 from .models import network_of
+
+with needed_by("lesson_utils.records"):
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+    from scipy import stats
 
 SCHEMA = 1
 """Version of the layout of `record.json`."""

@@ -21,14 +21,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import anywidget
-import ipywidgets
 import numpy as np
-import traitlets
-from matplotlib.figure import Figure
 
+from .extras import needed_by
 from .plots import data_url, image_tag, picture, save
 from .toy import AffineClassifier, BinaryClassifier, PlanarReLUNet
+
+with needed_by("lesson_utils.widgets"):
+    import anywidget
+    import ipywidgets
+    import traitlets
+    from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).with_name("explorers")
 _NUMBER = itertools.count()
@@ -123,7 +126,8 @@ class FrameSlider:
 
     def html(self) -> str:
         """The player: all frames, one for each combination of values, and a script that shows them."""
-        from tqdm import tqdm
+        with needed_by("FrameSlider.html"):
+            from tqdm import tqdm
 
         combinations = list(itertools.product(*self.sliders.values()))
         # The real standard error, not the notebook's: a progress bar is no part of a page.
@@ -171,7 +175,8 @@ def _script(content) -> str:
 
 def _smallest(figure: Figure) -> str:
     """A figure as data URL: svg, or lossless or lossy webp, whichever is smallest."""
-    from PIL import Image
+    with needed_by("FrameSlider.html"):
+        from PIL import Image
 
     pixels = io.BytesIO()
     figure.savefig(pixels, format="png", dpi=150)

@@ -241,7 +241,7 @@ def test_settings_are_checked_before_anything_is_done(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=message):
             run(TINY.change(**change), folder)
     monkeypatch.setitem(sys.modules, "foolbox.attacks", None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install .*crosscheck"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'foolbox"):
         run(TINY, folder)
     assert not folder.exists()
 

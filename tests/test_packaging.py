@@ -55,7 +55,7 @@ def test_every_requirement_is_pinned_to_a_version_it_allows(requirement):
 
 
 def test_tests_run_with_the_pinned_versions():
-    for name in ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "jupyter-book"):
+    for name in ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "jupyterlab"):
         pinned = next(iter(constraints()[name].specifier)).version
         assert metadata.version(name).split("+")[0] == pinned
 
@@ -81,6 +81,59 @@ def test_environment_python_is_allowed_and_is_the_one_of_ci():
     assert sys.version_info >= (3, 11)
 
 
+def closure(extra):
+    """Names of the packages that an extra brings, as installed here."""
+    found, todo = set(), [(PROJECT["name"], extra)]
+    while todo:
+        name, extra = todo.pop()
+        for line in metadata.requires(name) or []:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                pairs = [(requirement.name, e) for e in ("", *requirement.extras)]
+                todo += [pair for pair in pairs if pair not in found]
+                found |= set(pairs)
+    return {canonicalize_name(name) for name, _ in found}
+
+
+def test_a_notebook_host_keeps_its_own_server():
+    """Colab's would stop working with another one; its recipe installs these extras."""
+    assert {"torchvision", "foolbox", "tyro", "anywidget"} <= closure("experiments")
+    assert not {"jupyterlab", "notebook", "jupyter-server"} & closure("experiments")
+    assert "jupyterlab" in closure("lab")
+
+
+def test_the_environment_is_one_that_repo2docker_reads():
+    """It takes Python's version from the file, and must see that pip needs the whole repository.
+
+    It sees that by an option that names a local folder (repo2docker 2026.4).
+    """
+    assert set(environment()) == {"name", "channels", "dependencies"}
+    assert environment()["channels"] == ["conda-forge"]
+    python, pip, section = environment()["dependencies"]
+    assert re.fullmatch(r"python=3\.\d+", python) and pip == "pip" and list(section) == ["pip"]
+    assert all(re.fullmatch(r"--\w+ \S+", line) for line in section["pip"])
+
+
+def workflows():
+    return sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", workflows(), ids=lambda path: path.stem)
+def test_steps_of_workflows_call_what_is_there(path):
+    """Their syntax is checked by `make workflows`."""
+    jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    text = "\n".join(commands)
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets()
+    assert all((ROOT / name).exists() for name in re.findall(r"(?:bash|python) ([\w./]+)", text))
+    assert "make " in text or ".ci/run" in text
+
+
+def targets():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    return set(re.findall(r"^([a-z-]+):.*##", makefile, flags=re.M))
+
+
 def test_hooks_run_the_pinned_versions():
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     revisions = {repo["repo"].split("/")[-1]: repo["rev"].lstrip("v") for repo in hooks["repos"]}
@@ -96,11 +149,9 @@ def test_one_version_everywhere():
 
 
 def test_commands_in_the_texts_exist():
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z-]+):.*##", makefile, flags=re.M))
     pages = "README.md", "book/how_to_use.md", "book/teaching.md", "CONTRIBUTING.md", ".ci/run"
     for page in pages:
         text = (ROOT / page).read_text(encoding="utf-8")
         named = set(re.findall(r"(?:^|`)make ([a-z-]+)", text, flags=re.M))
-        assert named <= targets, page
+        assert named <= targets(), page
         assert named, page

@@ -31,14 +31,6 @@ def drop_thebe(app, pagename, templatename, context, doctree):
     scripts[:] = [s for s, text in zip(scripts, told, strict=True) if "thebe" not in text]
 
 
-def offer_notebook(app, pagename, templatename, context, doctree):
-    """Begin a lesson with a button that gives its notebook."""
-    if context.get("page_source_suffix") == ".ipynb":
-        address = context["pathto"](f"_sources/{context['sourcename']}", resource=True)
-        button = f'<a class="download-notebook" href="{address}" download>Download notebook</a>'
-        context["body"] = button + context["body"]
-
-
 def share_visitors(app, config):
     """Nodes registered for `html` alone are lost once any extension names `singlehtml`."""
     handlers = app.registry.translation_handlers
@@ -51,6 +43,5 @@ def setup(app):
     app.connect("config-inited", share_visitors)
     app.connect("config-inited", lambda app, config: setattr(config, "mathjax_path", SCRIPT))
     app.connect("html-page-context", drop_thebe, priority=900)
-    app.connect("html-page-context", offer_notebook)
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..autograd import checked_logits
+from ..extras import needed_by
 from .common import AttackResult, as_result
 
 
@@ -25,7 +26,8 @@ def by_foolbox(attack, model: nn.Module, x: Tensor) -> AttackResult:
     -------
     AttackResult
     """
-    import foolbox
+    with needed_by("by_foolbox"):
+        import foolbox
 
     _, logits = checked_logits(model, x)
     x, label = x.detach(), logits.argmax(1)

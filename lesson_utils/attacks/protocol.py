@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from ..extras import needed_by
 from .common import AttackResult
 from .gradient_attacks import line_search, projected_gradient
 from .minimal import minimal_l2
@@ -31,13 +32,8 @@ def protocol_attacks(
     ModuleNotFoundError
         foolbox is missing; the message says how to get it.
     """
-    try:
+    with needed_by("The attacks DeepFool and Carlini-Wagner"):
         from foolbox.attacks import L2CarliniWagnerAttack, L2DeepFoolAttack
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"DeepFool and Carlini-Wagner are foolbox's, and {error.name} is missing: "
-            "pip install -c constraints.txt -e '.[lessons,crosscheck]'"
-        ) from error
     carlini_wagner = L2CarliniWagnerAttack(
         cw_rounds, cw_steps, stepsize=1 / cw_steps, initial_const=1.0
     )

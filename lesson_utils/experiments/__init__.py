@@ -9,8 +9,15 @@ The command `python -m lesson_utils.experiments` may be started several times at
 same folder: each process takes the next network that no other works on.
 """
 
-from .exporting import export
-from .run import run
-from .settings import PRESETS, Settings
+from ..extras import require
+
+require(
+    "lesson_utils.experiments", "tyro", "foolbox", "torchvision", "scikit-learn", "scipy",
+    "safetensors", "filelock", "tqdm",
+)  # fmt: skip
+
+from .exporting import export  # noqa: E402
+from .run import run  # noqa: E402
+from .settings import PRESETS, Settings  # noqa: E402
 
 __all__ = ["PRESETS", "Settings", "export", "run"]

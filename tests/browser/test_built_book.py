@@ -1,6 +1,8 @@
 """Opens the built pages, as files and in a browser, and looks at what is on them."""
 
 import json
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -133,3 +135,15 @@ def test_button_gives_the_notebook(page, address, lesson):
     assert download.suggested_filename == f"{Path(lesson).name}.ipynb"
     given = json.loads(Path(download.path()).read_text(encoding="utf-8"))
     assert given == json.loads((ROOT / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["book/how_to_use", LESSONS[0]])
+def test_link_gives_all_that_the_lessons_need(page, address, name):
+    page.goto(f"{address}/{name}.html")
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name=re.compile("all lessons", re.I)).click()
+    with zipfile.ZipFile(waiting.value.path()) as packed:
+        files = {Path(name).relative_to(Path(name).parts[0]) for name in packed.namelist()}
+    lessons = {Path(lesson).with_suffix(".ipynb").name for lesson in LESSONS}
+    assert lessons <= {str(file) for file in files}
+    assert Path("lesson_utils/__init__.py") in files and Path("exercises/lesson01.py") in files
