@@ -1,9 +1,11 @@
 """Run by `make resolve`: whether there is a set of versions for every Python promised.
 
 uv resolves for a Python that need not be here, and installs nothing. With the versions of
-constraints.txt, every package must be there as a wheel, so that nobody needs a compiler.
+constraints.txt, every package must be there as a wheel, so that nobody needs a compiler, and
+no package may be without a version.
 """
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -40,13 +42,21 @@ def resolve(python, options):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
+def names(text):
+    """The names in lines `name==version`, as package indices compare them."""
+    return {re.sub("[-_.]+", "-", name).lower() for name in re.findall(r"^([\w.-]+)==", text, re.M)}
+
+
 def main():
     """Print one line a case; the exit status is the number of those that cannot be installed."""
     failed = 0
+    pinned = names((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     for python, options in CASES:
         done = resolve(python, options)
-        failed += done.returncode != 0
-        said = done.stderr if done.returncode else f"{done.stdout.count('==')} packages"
+        said = done.stderr if done.returncode else f"{len(names(done.stdout))} packages"
+        loose = names(done.stdout) - pinned if options is PINNED else set()
+        failed += bool(done.returncode or loose)
+        said += f"; not in constraints.txt: {', '.join(sorted(loose))}" if loose else ""
         print(f"Python {python}, {' '.join(options)}: {said}", flush=True)
     return failed
 
