@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -20,16 +21,18 @@ FEW_DIMENSIONS = 8
 def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> AttackResult:
     """Search the closest input with another decision, in the Euclidean norm.
 
-    DeepFool (free, and towards each of the four strongest rivals) proposes adversaries, and
-    random points where it finds none; each is pulled in roughly. DDN goes on from the
-    nearest one, which at last is pulled in with precision: bisection on the segment to x brings it
-    to the decision boundary; the foot of the perpendicular from x to the tangent plane
-    of the boundary gives a closer point, and so on until nothing improves. For an affine
-    classifier the tangent plane is the boundary, and the result is ρ up to rounding.
+    DeepFool (free, and towards each of the four strongest rivals) and DDN propose
+    adversaries, and random directions where these find none. Each is pulled in, the nearest
+    with precision: bisection on the segment to x brings it to the decision boundary; the
+    foot of the perpendicular from x to the tangent plane of the boundary gives a closer
+    point, and so on until nothing improves. For an affine classifier the tangent plane is
+    the boundary, and the result is ρ up to rounding. In a few dimensions random points of
+    the ball that is left are tried too.
 
     The distance is an *upper bound* of ρ, and no more: a nearer adversary may lie where no
-    descent leads, and a failed search proves nothing. It does not depend on the scale of
-    the scores, on the other samples of the batch (up to rounding) or on any random state.
+    descent leads, and a failed search proves nothing. Up to rounding a sample's result does
+    not depend on the other samples of the batch; random points come from a generator of the
+    search's own with a fixed seed.
 
     Parameters
     ----------
@@ -58,26 +61,23 @@ def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> Atta
     Rony et al., *Decoupling Direction and Norm* (DDN), CVPR 2019.
     """
     task = ask(model, x, bounds)
-    best = _nearest_proposal(task)
-    if task.x[0].numel() <= FEW_DIMENSIONS:
-        best = _each(around, task, best)
-    best = _nearer(task, best, bisect(task, ddn(task, best), halvings=6))
-    return as_result(task, _each(_pull_in, task, best))
-
-
-def _nearest_proposal(task: Task) -> Tensor:
-    """The nearest of several adversaries, roughly pulled in; NaN where there is none."""
-    best = deepfool(task)
-    best = torch.where(per_sample(is_adversarial(task, best), best), best, torch.nan)
-    best = _each(_approach, task, bisect(task, best, halvings=6))
-    # The nearest boundary by linearization need not be the nearest: try other rivals too.
-    for rival in ranking(scores(task, task.x), task.label)[:, 1:5].unbind(1):
-        found = bisect(task, deepfool(task, rival=rival, steps=20), halvings=6)
-        best = _nearer(task, best, _each(_approach, task, found))
+    best = torch.full_like(task.x, torch.nan)
+    for found in _proposals(task):
+        best = _nearer(task, best, _each(_approach, task, bisect(task, found, halvings=6)))
     failed = ~best.flatten(1).isfinite().all(1)
     if failed.any():
         best[failed] = far_and_wide(task.of(failed))
-    return best
+    if task.x[0].numel() <= FEW_DIMENSIONS:
+        best = _each(around, task, best)
+    return as_result(task, _each(_pull_in, task, best))
+
+
+def _proposals(task: Task) -> Iterator[Tensor]:
+    yield deepfool(task)
+    # The nearest boundary by linearization need not be the nearest: try other rivals too.
+    for rival in ranking(scores(task, task.x), task.label)[:, 1:5].unbind(1):
+        yield deepfool(task, rival=rival, steps=20)
+    yield ddn(task)
 
 
 def _nearer(task: Task, y: Tensor, other: Tensor) -> Tensor:
@@ -109,8 +109,8 @@ def _approach(
     task: Task,
     y: Tensor,
     *,
-    rounds: int = 10,
-    enough: float = 1e-2,
+    rounds: int = 6,
+    enough: float = 3e-2,
     patience: float = 0.2,
     halvings: int = 4,
 ) -> Tensor:

@@ -40,18 +40,17 @@ def _to_nearest_boundary(task: Task, y: Tensor, rival: Tensor | None) -> Tensor:
     return per_sample(stride, y) * direction
 
 
-def ddn(task: Task, start: Tensor, steps: int = 80) -> Tensor:
-    """Ascend the loss on a sphere whose radius shrinks when fooled and grows when not.
+def ddn(task: Task, steps: int = 100) -> Tensor:
+    """Ascend the loss on a sphere whose radius shrinks when fooled and grows when not; NaN for no adversary.
 
-    Begins at the adversaries `start`, and at x where there is none (NaN).
+    The radius begins at 1, as is usual, unless that is out of all proportion to the unit of x.
     """
     x = task.x
-    begun = start.flatten(1).isfinite().all(1)
-    delta = torch.where(per_sample(begun, x), start - x, 0.0)
-    best, best_norm = start - x, torch.where(begun, norm(delta), torch.inf)
-    radius = unit_step = torch.where(begun, best_norm, task.length)
+    delta, best = torch.zeros_like(x), torch.full_like(x, torch.nan)
+    best_norm = torch.full_like(task.length, torch.inf)
+    radius = first = (1 / task.length).clamp(1 / 30, 30) * task.length
     for step in range(steps):
-        direction, fooled, finite = ascent(task, x + delta, relative=True)
+        direction, fooled, finite = ascent(task, x + delta, tempered=True)
         size = norm(delta)
         keep = fooled & (size < best_norm)
         best_norm = torch.where(keep, size, best_norm)
@@ -59,22 +58,22 @@ def ddn(task: Task, start: Tensor, steps: int = 80) -> Tensor:
         # Where the scores are no numbers there is no direction: half the way back.
         radius = radius * torch.where(fooled, 0.95, torch.where(finite, 1.05, 0.5))
         rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
-        ahead = delta + per_sample(rate * unit_step, x) * direction
+        ahead = delta + per_sample(rate * first, x) * direction
         delta = task.clip(x + per_sample(radius, x) * unit(ahead)[2]) - x
     return x + best
 
 
-def around(task: Task, y: Tensor, *, points: int = 128, rounds: int = 8) -> Tensor:
+def around(task: Task, y: Tensor, *, points: int = 256, rounds: int = 8) -> Tensor:
     """Nearer adversaries among random points of the ball around x that y bounds.
 
-    They scatter about y, some a thousandth of its distance away and some as far as x. The noise is the same for
-    every sample, so that none depends on its company.
+    They scatter about y, from a thousandth of its distance up to the distance itself. The
+    noise is the same for every sample, so that none depends on its company.
     """
     x, generator = task.x, torch.Generator().manual_seed(0)
     for _ in range(rounds):
         radius = norm(y - x)
         noise = torch.randn(points, *x[0].shape, generator=generator, dtype=torch.float64)
-        noise *= 10 ** (-3 * torch.linspace(0, 1, points)).view(-1, *[1] * (x.ndim - 1))
+        noise *= 10 ** (-3 * torch.linspace(0, 1, points) ** 2).view(-1, *[1] * (x.ndim - 1))
         offsets = (y - x) + per_sample(radius, x) * noise.to(x)[:, None]
         size = norm(offsets.flatten(0, 1)).view(points, -1) / radius
         inside = offsets * (0.999 / size.clamp(min=1)).view(points, -1, *[1] * (x.ndim - 1))
