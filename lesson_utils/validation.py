@@ -6,6 +6,7 @@ argument, what was found, and what to do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -182,18 +183,31 @@ def class_index(target: int | Tensor | None, logits: Tensor) -> Tensor:
     return index.long()
 
 
-def check_bounds(x: Tensor, bounds: Bounds | None) -> None:
-    """Refuse bounds that are no increasing pair, or that x does not keep."""
+def check_bounds(x: Tensor, bounds: Bounds | None) -> Bounds | None:
+    """Refuse bounds that are no increasing pair, or that x does not keep; return them as floats.
+
+    x may miss them by a few roundings, as a resized image does: an attack clips it.
+    """
     if bounds is None:
-        return
-    low, high = bounds
+        return None
+    try:
+        low, high = (math.nan if isinstance(end, str) else float(end) for end in bounds)
+    except (TypeError, ValueError, RuntimeError):  # no sequence, not two, or tensors of many entries
+        low = high = math.nan
     if not low < high:
-        raise ValueError(f"bounds must be an increasing pair (low, high), got {bounds}")
-    if isinstance(x, Tensor) and x.numel() and (x.min() < low or x.max() > high):
         raise ValueError(
-            f"x lies outside bounds {bounds}: its values run from {x.min():.4g} to {x.max():.4g}. "
-            "Rescale x, or use bounds=None to search all of R^d"
+            "bounds must be an increasing pair of numbers (low, high), one for all entries of x, "
+            f"got {bounds}. Rescale x if its entries have ranges of their own"
         )
+    if isinstance(x, Tensor) and x.is_floating_point() and x.numel():
+        ends = [abs(end) for end in (low, high) if math.isfinite(end)]
+        rounding = 4 * torch.finfo(x.dtype).eps * max(ends, default=0.0)
+        if x.min() < low - rounding or x.max() > high + rounding:
+            raise ValueError(
+                f"x lies outside bounds {low, high}: its values run from {x.min():.9g} to "
+                f"{x.max():.9g}. Rescale x, or use bounds=None to search all of R^d"
+            )
+    return low, high
 
 
 def check_alignment(x: Tensor, saliency: Tensor) -> None:

@@ -5,39 +5,45 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..autograd import checked_logits, gradient, leaf_and_logits, logit_of, norm, per_sample
+from ..autograd import norm, per_sample
 from ..validation import Model
-from .common import AttackResult, as_result, bisect, is_adversarial
+from .common import AttackResult, Task, ascent, as_result, ask, bisect, is_adversarial
 
 
+@torch.inference_mode(False)
 def line_search(model: Model, x: Tensor) -> AttackResult:
     """Gradient attack: leave x in the direction in which its loss grows fastest, and no other.
 
     The direction is that of the gradient of the cross-entropy at x; the step is the first
-    that changes the decision, found by a grid of lengths (10 % apart, up to 4‖x‖) and bisection.
+    that changes the decision, found by a grid of 90 lengths and bisection. The lengths
+    grow by a constant factor (about 10 %), from a twentieth of the distance to the strongest rival's linearized
+    boundary to 4‖x‖, and at least to 64 times that distance.
     Searches all of R^d. Parameters, result and errors: as :func:`minimal_l2`.
     """
-    _, logits = checked_logits(model, x)
-    x, label = x.detach(), logits.argmax(1)
-    direction, _ = _ascent(model, x, label)
-    before, after, found = x, x, torch.zeros_like(label, dtype=torch.bool)
+    task = ask(model, x)
+    x, first = task.x, task.length / 20
+    last = torch.maximum(4 * norm(x), 64 * task.length)
+    direction, _, _ = ascent(task, x)
+    before, after = x, x
+    found = torch.zeros_like(task.label, dtype=torch.bool)
     for k in range(90):
-        here = x + per_sample(1e-3 * 1.1**k * norm(x), x) * direction
+        here = x + per_sample(first * (last / first) ** (k / 89), x) * direction
         before = torch.where(per_sample(found, x), before, after)
         after = torch.where(per_sample(found, x), after, here)
-        found |= is_adversarial(model, after, label)
+        found |= is_adversarial(task, after)
         if found.all():
             break
-    return as_result(model, x, bisect(model, before, after, label, halvings=12), label)
+    return as_result(task, bisect(task, after, start=before, halvings=12))
 
 
+@torch.inference_mode(False)
 def projected_gradient(
     model: Model, x: Tensor, *, steps: int = 20, rounds: int = 10
 ) -> AttackResult:
     """Projected gradient descent in balls around x, with a bisection over their radius ε.
 
     In each ball the loss is ascended from x, by steps of ε/4 in the direction of its
-    gradient. The radius begins at ‖x‖/10, doubles until the decision changes, and is then
+    gradient. The radius begins at twice the distance to the strongest rival's linearized boundary, doubles until the decision changes, and is then
     bisected: `rounds` balls in all. Searches all of R^d. Parameters, result and errors: as
     :func:`minimal_l2`. (foolbox has the attack too, with one ε for all samples of a batch.)
 
@@ -45,41 +51,30 @@ def projected_gradient(
     ----------
     Madry et al., *Towards deep learning models resistant to adversarial attacks*, ICLR 2018.
     """
-    _, logits = checked_logits(model, x)
-    x, label = x.detach(), logits.argmax(1)
-    best, low = x, torch.zeros_like(norm(x))
-    high = torch.full_like(low, torch.inf)
+    task = ask(model, x)
+    x, best = task.x, task.x
+    low, high = torch.zeros_like(task.length), torch.full_like(task.length, torch.inf)
     for _ in range(rounds):
-        radius = torch.where(high.isfinite(), (low + high) / 2, (2 * low).clamp(min=norm(x) / 10))
-        y = _ascend_in_ball(model, x, label, radius, steps)
-        fooled = is_adversarial(model, y, label)
+        radius = torch.where(high.isfinite(), (low + high) / 2, 2 * torch.maximum(low, task.length))
+        y = _ascend_in_ball(task, radius, steps)
+        fooled = is_adversarial(task, y)
         low, high = torch.where(fooled, low, radius), torch.where(fooled, norm(y - x), high)
         best = torch.where(per_sample(fooled, x), y, best)
-    return as_result(model, x, best, label)
+    return as_result(task, best)
 
 
-def _ascend_in_ball(model: Model, x: Tensor, label: Tensor, radius: Tensor, steps: int) -> Tensor:
-    y = x.clone()
-    active = torch.arange(len(x), device=x.device)
+def _ascend_in_ball(task: Task, radius: Tensor, steps: int) -> Tensor:
+    y = task.x.clone()
+    active = torch.arange(len(y), device=y.device)
     for _ in range(steps):
-        direction, fooled = _ascent(model, y[active], label[active])
-        active, direction = active[~fooled], direction[~fooled]
+        part, ball = task.of(active), radius[active]
+        direction, fooled, finite = ascent(part, y[active])
+        move = y[active] - part.x + per_sample(ball / 4, y) * direction
+        move = per_sample((ball / norm(move)).clamp(max=1), y) * move  # back into the ball
+        # Where the scores are no numbers there is no direction: half the way back.
+        move = torch.where(per_sample(finite, y), move, move / 2)
+        y[active] = torch.where(per_sample(fooled, y), y[active], part.x + move)
+        active = active[~fooled]
         if len(active) == 0:
             break
-        move = y[active] - x[active] + per_sample(radius[active] / 4, x) * direction
-        shrink = (radius[active] / norm(move)).clamp(max=1)  # back into the ball
-        y[active] = x[active] + per_sample(shrink, x) * move
     return y
-
-
-def _ascent(model: Model, x: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vector in which the cross-entropy ℓ grows fastest (0 for no gradient), and if x fools.
-
-    Taken from log(e^ℓ − 1) = log Σ_{j≠label} e^{Ψ^j} − Ψ^label, whose gradient has the same
-    direction: that of ℓ itself rounds to nothing where the network is sure of itself.
-    """
-    leaf, logits = leaf_and_logits(model, x)
-    rivals = logits.scatter(1, label[:, None], -torch.inf).logsumexp(1)
-    grad = gradient(rivals - logit_of(logits, label), leaf)
-    length = norm(grad).clamp(min=torch.finfo(x.dtype).tiny)
-    return grad / per_sample(length, x), logits.argmax(1) != label

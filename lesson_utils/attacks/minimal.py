@@ -8,29 +8,31 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..autograd import (
-    checked_logits,
-    inner,
-    leaf_and_logits,
-    norm,
-    per_sample,
-    ranked_margins,
-    ranking,
-)
-from ..validation import Bounds, Model, check_bounds
-from .common import AttackResult, bisect, clip, is_adversarial
-from .proposals import ddn, deepfool
+from ..autograd import inner, leaf_and_logits, norm, per_sample, ranking
+from ..validation import Bounds, Model
+from .common import AttackResult, Task, as_result, ask, bisect, boundary, is_adversarial, scores
+from .proposals import around, ddn, deepfool, far_and_wide
+
+# Up to so many entries a sample, random points cover the directions.
+FEW_DIMENSIONS = 8
 
 
-@torch.enable_grad()
+@torch.inference_mode(False)
 def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> AttackResult:
     """Search the closest input with another decision, in the Euclidean norm.
 
-    DeepFool (free, and towards each of the two strongest rivals) and DDN propose
-    adversaries; bisection on the segment to x brings them to the decision boundary, and
-    the nearest one is pulled in: the foot of the perpendicular from x to the tangent plane
-    of the boundary gives a closer point, and so on until nothing improves. For an affine
-    classifier the tangent plane is the boundary, and the result is ρ up to rounding.
+    DeepFool (free, and towards each of the four strongest rivals) and DDN propose
+    adversaries, and random directions where these find none. Each is pulled in, the nearest
+    with precision: bisection on the segment to x brings it to the decision boundary; the
+    foot of the perpendicular from x to the tangent plane of the boundary gives a closer
+    point, and so on until nothing improves. For an affine classifier the tangent plane is
+    the boundary, and the result is ρ up to rounding. In a few dimensions random points of
+    the ball that is left are tried too.
+
+    The distance is an *upper bound* of ρ, and no more: a nearer adversary may lie where no
+    descent leads, and a failed search proves nothing. Up to rounding a sample's result does
+    not depend on the other samples of the batch; random points come from a generator of the
+    search's own with a fixed seed.
 
     Parameters
     ----------
@@ -44,102 +46,116 @@ def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> Atta
     -------
     AttackResult
         The attack is on the *predicted* class of x, as in the definition of ρ; true
-        labels play no part.
+        labels play no part. An adversary has finite scores and another decision, in this
+        batch and alone; it lies a few roundings of the scores beyond the boundary.
 
     Raises
     ------
     TypeError, ValueError
         See :func:`lesson_utils.validation.check_input`; also for bounds that are no
-        increasing pair or do not contain x.
+        increasing pair or do not contain x (a few roundings are forgiven: x is clipped).
 
     References
     ----------
     Moosavi-Dezfooli, Fawzi, Frossard, *DeepFool*, CVPR 2016.
     Rony et al., *Decoupling Direction and Norm* (DDN), CVPR 2019.
     """
-    check_bounds(x, bounds)
-    _, logits = checked_logits(model, x)
-    x, label = x.detach(), logits.argmax(1)
-    distance = x.new_full(label.shape, torch.inf)
-    adversarial = torch.full_like(x, torch.nan)
-    for found in _proposals(model, x, logits.detach(), bounds):
-        fooled = is_adversarial(model, found, label)
-        found = bisect(model, x, found, label, halvings=8)
-        found_at = torch.where(fooled, norm(found - x), torch.inf)
-        nearer = found_at < distance
-        distance = torch.where(nearer, found_at, distance)
-        adversarial = torch.where(per_sample(nearer, x), found, adversarial)
-    success = distance.isfinite()
-    if success.any():
-        adversarial[success] = _pull_in(
-            model, x[success], adversarial[success], label[success], bounds
-        )
-        distance[success] = norm(adversarial[success] - x[success])
-    return AttackResult(distance, adversarial, success)
+    task = ask(model, x, bounds)
+    best = torch.full_like(task.x, torch.nan)
+    for found in _proposals(task):
+        best = _nearer(task, best, _each(_approach, task, bisect(task, found, halvings=6)))
+    failed = ~best.flatten(1).isfinite().all(1)
+    if failed.any():
+        best[failed] = far_and_wide(task.of(failed))
+    if task.x[0].numel() <= FEW_DIMENSIONS:
+        best = _each(around, task, best)
+    return as_result(task, _each(_pull_in, task, best))
 
 
-def _proposals(model: Model, x: Tensor, logits: Tensor, bounds: Bounds | None) -> Iterator[Tensor]:
-    label = logits.argmax(1)
-    yield deepfool(model, x, label, bounds)
+def _proposals(task: Task) -> Iterator[Tensor]:
+    yield deepfool(task)
     # The nearest boundary by linearization need not be the nearest: try other rivals too.
-    for rival in ranking(logits, label)[:, 1:3].unbind(1):
-        yield deepfool(model, x, label, bounds, rival=rival, steps=20)
-    yield ddn(model, x, label, bounds)
+    for rival in ranking(scores(task, task.x), task.label)[:, 1:5].unbind(1):
+        yield deepfool(task, rival=rival, steps=20)
+    yield ddn(task)
 
 
-def _pull_in(
-    model: Model, x: Tensor, y: Tensor, label: Tensor, bounds: Bounds | None, rounds: int = 30
-) -> Tensor:
-    """Move adversaries y towards x along the decision boundary, and never further away."""
-    damping = torch.ones_like(y.flatten(1)[:, 0])
-    active = torch.arange(len(x), device=x.device)
-    for _ in range(rounds):
-        x_, y_, label_, damping_ = x[active], y[active], label[active], damping[active]
-        foot = _foot_on_tangent(model, x_, y_, label_, bounds)
-        direction = y_ + per_sample(damping_, x) * (foot - y_) - x_
-        radius = norm(y_ - x_)
-        # The point at the *present* distance in the new direction: adversarial means progress.
-        turned = clip(x_ + per_sample(radius / norm(direction), x) * direction, bounds)
-        better = is_adversarial(model, turned, label_)
-        improved = active[better]
-        if len(improved):
-            y[improved] = bisect(model, x_[better], turned[better], label_[better], halvings=8)
-        gain = 1 - norm(y[active] - x_) / radius
-        damping[active] = torch.where(better, (2 * damping_).clamp(max=1), damping_ / 2)
-        active = active[(gain > 1e-3) | (~better & (damping[active] > 0.05))]
-        if len(active) == 0:
-            break
-    eps = torch.finfo(x.dtype).eps
-    y = bisect(model, x, y, label, halvings=round(-math.log2(eps)))
-    # The last foot is exact where the boundary is flat. Both candidates go a few roundings
-    # beyond the boundary, so that the decision there is no matter of luck.
-    for candidate in (y, _foot_on_tangent(model, x, y, label, bounds)):
-        beyond = clip(x + (1 + 16 * eps) * (candidate - x), bounds)
-        better = norm(beyond - x) <= (1 + 32 * eps) * norm(y - x)
-        better &= is_adversarial(model, beyond, label)
-        y = torch.where(per_sample(better, x), beyond, y)
+def _nearer(task: Task, y: Tensor, other: Tensor) -> Tensor:
+    """Of two points a sample the adversary that is nearer to x; y where `other` is none."""
+    nearer = is_adversarial(task, other) & ~(norm(other - task.x) >= norm(y - task.x))
+    return torch.where(per_sample(nearer, y), other, y)
+
+
+def _each(improve, task: Task, y: Tensor) -> Tensor:
+    """`improve` the adversaries among the points y, and leave the others."""
+    rows = is_adversarial(task, y).nonzero().flatten()
+    y = y.clone()
+    if len(rows):
+        y[rows] = improve(task.of(rows), y[rows])
     return y
 
 
-def _foot_on_tangent(
-    model: Model, x: Tensor, y: Tensor, label: Tensor, bounds: Bounds | None
+def _pull_in(task: Task, y: Tensor) -> Tensor:
+    """Move adversaries y towards x along the decision boundary until nothing improves."""
+    y = _approach(task, y, rounds=30, enough=1e-3, patience=0.05, halvings=6)
+    y = bisect(task, y, halvings=round(-math.log2(torch.finfo(y.dtype).eps)))
+    # The last foot is exact where the boundary is flat, but not always on its far side.
+    eps = torch.finfo(y.dtype).eps
+    foot = task.clip(task.x + (1 + 16 * eps) * (_foot_on_tangent(task, y) - task.x))
+    return _nearer(task, y, foot)
+
+
+def _approach(
+    task: Task,
+    y: Tensor,
+    *,
+    rounds: int = 6,
+    enough: float = 3e-2,
+    patience: float = 0.2,
+    halvings: int = 4,
 ) -> Tensor:
+    """Move adversaries y towards x along the decision boundary, and never further away.
+
+    A sample rests when a round gains less than the share `enough` of its distance, and
+    after failures when its steps are damped below `patience`.
+    """
+    y, damping = y.clone(), torch.ones_like(task.length)
+    active = torch.arange(len(y), device=y.device)
+    for _ in range(rounds):
+        part, here, damped = task.of(active), y[active], damping[active]
+        radius = norm(here - part.x)
+        direction = here + per_sample(damped, y) * (_foot_on_tangent(part, here) - here) - part.x
+        # The point at the *present* distance in the new direction: adversarial means progress.
+        turned = part.clip(part.x + per_sample(radius / norm(direction), y) * direction)
+        better = is_adversarial(part, turned)
+        improved = active[better]
+        if len(improved):
+            y[improved] = bisect(task.of(improved), turned[better], halvings=halvings)
+        gain = 1 - norm(y[active] - part.x) / radius
+        damping[active] = torch.where(better, (2 * damped).clamp(max=1), damped / 2)
+        active = active[(gain > enough) | (~better & (damping[active] > patience))]
+        if len(active) == 0:
+            break
+    return y
+
+
+def _foot_on_tangent(task: Task, y: Tensor) -> Tensor:
     """Point nearest to x on the tangent plane at y of the boundary, inside the bounds.
 
-    Plane: {p : m + ⟨w, p − y⟩ = 0} with m the margin at y and w its gradient. The
-    nearest point is x + s·w; in a box it is clip(x + s·w), and ⟨w, clip(x + s·w)⟩
-    grows with s, so that s is found by bisection.
+    Plane: {p : m + ⟨w, p − y⟩ = 0} with m the margin at y and w its gradient. With the unit
+    vector n = w/‖w‖ it is {p : ⟨n, p − x⟩ = s}, s = ⟨n, y − x⟩ − m/‖w‖, and the nearest
+    point is x + s·n. In a box it is clip(x + t·n); ⟨n, clip(x + t·n) − x⟩ grows with t,
+    so that t is found by bisection.
     """
-    leaf, logits = leaf_and_logits(model, y)
-    _, margin, w = next(ranked_margins(logits, leaf, reference=label, top_k=1))
-    offset = inner(w, y - x) - margin  # the plane is ⟨w, p − x⟩ = offset
-    s = offset / norm(w) ** 2
-    if bounds is None:
-        return x + per_sample(s, x) * w
+    leaf, logits = leaf_and_logits(task.model, y)
+    distance, n = boundary(logits, leaf, task.label)
+    s = inner(n, y - task.x) - distance
+    if task.bounds is None:
+        return task.x + per_sample(s, y) * n
     # The clipped solution lies further out than the free one: widen, then halve.
     low, high = 1e3 * s.clamp(max=0), 1e3 * s.clamp(min=0)
     for _ in range(40):
         middle = (low + high) / 2
-        short = inner(w, clip(x + per_sample(middle, x) * w, bounds) - x) < offset
+        short = inner(n, task.clip(task.x + per_sample(middle, y) * n) - task.x) < s
         low, high = torch.where(short, middle, low), torch.where(short, high, middle)
-    return clip(x + per_sample(low, x) * w, bounds)  # the end beyond the plane
+    return task.clip(task.x + per_sample(low, y) * n)  # the end beyond the plane

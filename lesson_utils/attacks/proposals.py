@@ -6,65 +6,105 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from ..autograd import gradient, leaf_and_logits, margin_gradient, norm, per_sample, ranked_margins
-from ..validation import Bounds, Model
-from .common import clip, is_adversarial
+from ..autograd import leaf_and_logits, norm, per_sample, ranking
+from .common import Task, advance, ascent, bisect, boundary, is_adversarial, unit
 
 
-def deepfool(
-    model: Model,
-    x: Tensor,
-    label: Tensor,
-    bounds: Bounds | None,
-    *,
-    rival: Tensor | None = None,
-    steps: int = 50,
-) -> Tensor:
+def deepfool(task: Task, *, rival: Tensor | None = None, steps: int = 50) -> Tensor:
     """Step to the nearest linearized boundary (or that with `rival`) until the decision changes."""
-    y = x.clone()
-    active = torch.arange(len(x), device=x.device)
+    y = task.x.clone()
+    active = torch.arange(len(y), device=y.device)
     for _ in range(steps):
-        here, own = y[active], label[active]
-        leaf, logits = leaf_and_logits(model, here)
-        if rival is None:
-            ranked = ranked_margins(logits, leaf, reference=own, top_k=10)
-            margins = ((m, w) for _, m, w in ranked)
-        else:
-            margins = [margin_gradient(logits, leaf, own, rival[active])]
-        nearest = torch.full_like(logits[:, 0], torch.inf)
-        step = torch.zeros_like(here)
-        for margin, w in margins:
-            length = norm(w)
-            distance = margin.abs() / length
-            closer = distance < nearest
-            nearest = torch.where(closer, distance, nearest)
-            # 2 % overshoot, and an absolute 1e-4 so that a tie at x does not stall the walk
-            stride = (1.02 * distance + 1e-4) / length
-            step = torch.where(per_sample(closer, x), -per_sample(stride, x) * w, step)
-        y[active] = clip(here + step, bounds)
-        active = active[~is_adversarial(model, y[active], own)]
+        part, here = task.of(active), y[active]
+        step = _to_nearest_boundary(part, here, None if rival is None else rival[active])
+        y[active], fooled = advance(part, here, step)
+        active = active[~fooled]
         if len(active) == 0:
             break
     return y
 
 
-def ddn(model: Model, x: Tensor, label: Tensor, bounds: Bounds | None, steps: int = 100) -> Tensor:
-    """Ascend the loss on a sphere whose radius shrinks when fooled and grows when not."""
-    delta, best = torch.zeros_like(x), torch.zeros_like(x)
-    best_norm = x.new_full(label.shape, torch.inf)
-    radius = torch.ones_like(best_norm)
+def _to_nearest_boundary(task: Task, y: Tensor, rival: Tensor | None) -> Tensor:
+    """Step from y to the nearest of ten linearized boundaries, and a little beyond it."""
+    leaf, logits = leaf_and_logits(task.model, y)
+    rivals = ranking(logits, task.label)[:, 1:11] if rival is None else rival[:, None]
+    nearest, direction = torch.full_like(task.length, torch.inf), torch.zeros_like(y)
+    for k, rival in enumerate(rivals.unbind(1), start=1):
+        distance, normal = boundary(logits, leaf, task.label, rival, keep=k < rivals.shape[1])
+        closer = distance.abs() < nearest
+        nearest = torch.where(closer, distance.abs(), nearest)
+        direction = torch.where(per_sample(closer, y), -normal, direction)
+    # 2 % overshoot, and a part of the unit so that a tie does not stall the walk
+    stride = torch.where(nearest.isfinite(), 1.02 * nearest + 1e-2 * task.length, 0.0)
+    return per_sample(stride, y) * direction
+
+
+def ddn(task: Task, steps: int = 100) -> Tensor:
+    """Ascend the loss on a sphere whose radius shrinks when fooled and grows when not; NaN for no adversary.
+
+    The radius begins at 1, as is usual, unless that is out of all proportion to the unit of x.
+    """
+    x = task.x
+    delta, best = torch.zeros_like(x), torch.full_like(x, torch.nan)
+    best_norm = torch.full_like(task.length, torch.inf)
+    radius = first = (1 / task.length).clamp(1 / 30, 30) * task.length
     for step in range(steps):
-        leaf, logits = leaf_and_logits(model, x + delta)
-        fooled, length = logits.argmax(1) != label, norm(delta)
-        keep = fooled & (length < best_norm)
-        best_norm = torch.where(keep, length, best_norm)
+        direction, fooled, finite = ascent(task, x + delta, tempered=True)
+        size = norm(delta)
+        keep = fooled & (size < best_norm)
+        best_norm = torch.where(keep, size, best_norm)
         best = torch.where(per_sample(keep, x), delta, best)
-        grad = gradient(cross_entropy(logits, label, reduction="none"), leaf)
+        # Where the scores are no numbers there is no direction: half the way back.
+        radius = radius * torch.where(fooled, 0.95, torch.where(finite, 1.05, 0.5))
         rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
-        delta = delta + rate * grad / per_sample(norm(grad).clamp(min=1e-30), x)
-        radius = radius * torch.where(fooled, 0.95, 1.05)
-        delta = delta * per_sample(radius / norm(delta).clamp(min=1e-30), x)
-        delta = clip(x + delta, bounds) - x
+        ahead = delta + per_sample(rate * first, x) * direction
+        delta = task.clip(x + per_sample(radius, x) * unit(ahead)[2]) - x
     return x + best
+
+
+def around(task: Task, y: Tensor, *, points: int = 256, rounds: int = 8) -> Tensor:
+    """Nearer adversaries among random points of the ball around x that y bounds.
+
+    They scatter about y, from a thousandth of its distance up to the distance itself. The
+    noise is the same for every sample, so that none depends on its company.
+    """
+    x, generator = task.x, torch.Generator().manual_seed(0)
+    for _ in range(rounds):
+        radius = norm(y - x)
+        noise = torch.randn(points, *x[0].shape, generator=generator, dtype=torch.float64)
+        noise *= 10 ** (-3 * torch.linspace(0, 1, points) ** 2).view(-1, *[1] * (x.ndim - 1))
+        offsets = (y - x) + per_sample(radius, x) * noise.to(x)[:, None]
+        size = norm(offsets.flatten(0, 1)).view(points, -1) / radius
+        inside = offsets * (0.999 / size.clamp(min=1)).view(points, -1, *[1] * (x.ndim - 1))
+        found = _nearest_of(task, task.clip(x + inside))
+        known = found.flatten(1).isfinite().all(1)
+        y = torch.where(per_sample(known, y), bisect(task, found, halvings=6), y)
+    return y
+
+
+def far_and_wide(task: Task, directions: int = 16) -> Tensor:
+    """The nearest adversary in a few random directions, at lengths that double; NaN for none.
+
+    Needs no gradient: for samples around which the scores are constant.
+    """
+    x, generator = task.x, torch.Generator().manual_seed(0)
+    found = torch.full_like(x, torch.nan)
+    noise = torch.randn(directions, *x[0].shape, generator=generator, dtype=torch.float64)
+    rays = unit(noise)[2].to(x)[:, None]
+    for k in range(-6, 12):
+        size = per_sample(2.0**k * task.length, x)
+        missing = per_sample(~found.flatten(1).isfinite().all(1), x)
+        found = torch.where(missing, _nearest_of(task, task.clip(x + size * rays)), found)
+    return bisect(task, found, halvings=6)
+
+
+def _nearest_of(task: Task, points: Tensor) -> Tensor:
+    """Of `points`, `(k, batch, *input_shape)`, the nearest adversary of each sample; NaN for none."""
+    k, batch = points.shape[:2]
+    samples = torch.arange(batch, device=points.device)
+    many, points = task.of(samples.repeat(k)), points.flatten(0, 1)
+    distance = torch.where(is_adversarial(many, points), norm(points - many.x), torch.inf)
+    least, first = distance.view(k, batch).min(0)
+    nearest = points[first * batch + samples]
+    return torch.where(per_sample(least.isfinite(), nearest), nearest, torch.nan)
