@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .autograd import checked_logits, norm, per_sample, ranked_margins
+from .autograd import checked_logits, norm, ranked_margins, with_gradients
 from .validation import Model, check_at_least_one
 
 
@@ -25,7 +25,7 @@ class LinearizedRobustness(NamedTuple):
     """j*, the class that attains the minimum."""
 
 
-@torch.enable_grad()
+@with_gradients
 def linearized_robustness(
     model: Model, x: Tensor, *, top_k: int | None = None
 ) -> LinearizedRobustness:
@@ -49,13 +49,14 @@ def linearized_robustness(
     -------
     LinearizedRobustness
         `.value` (L2 units of x), `.prediction` i*, `.runner_up` j*, each `(batch,)`.
-        At a tie of logits the first maximal class is i* and the value is 0; where all
-        gradient differences vanish with positive margins it is +inf.
+        At a tie of logits the first maximal class is i* and the value is 0. A rival whose
+        gradient is that of i* has no boundary with it (a twin logit, an equal row) and does not
+        count, not even at a tie; where that holds for all rivals the value is +inf.
 
     Raises
     ------
     TypeError, ValueError
-        See :func:`lesson_utils.validation.check_input`; also for `top_k < 1`.
+        See :func:`lesson_utils.autograd.checked_logits`; also for a `top_k` that is no integer ≥ 1.
 
     Notes
     -----
@@ -73,13 +74,24 @@ def nearest_linear_boundary(
     logits: Tensor, leaf: Tensor, top_k: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """ρ̃, j*, the margin Ψ† and its gradient g† at the minimum over the rivals."""
-    best = None
-    for rival, psi, grad in ranked_margins(logits, leaf, top_k=top_k):
-        distance = torch.where(psi == 0, 0.0, psi / norm(grad))  # 0/0 at a tie is 0
-        found = (distance, rival, psi, grad)
-        if best is not None:
-            closer = distance < best[0]
-            pairs = zip(found, best, strict=True)
-            found = tuple(torch.where(per_sample(closer, new), new, old) for new, old in pairs)
-        best = found
-    return best
+    rivals = ranked_margins(logits, leaf, top_k=top_k)
+    runner_up, margin, gradient = next(rivals)
+    value = _distance(margin, gradient)
+    for rival, psi, grad in rivals:
+        distance = _distance(psi, grad)
+        closer = distance < value
+        # After the first few rivals hardly any is closer: copy the rows of those that are.
+        rows = closer.nonzero().squeeze(1)
+        if len(rows):
+            value, runner_up, margin = (
+                torch.where(closer, new, old)
+                for new, old in ((distance, value), (rival, runner_up), (psi, margin))
+            )
+            gradient[rows] = grad[rows]
+    return value, runner_up, margin, gradient
+
+
+def _distance(margin: Tensor, gradient: Tensor) -> Tensor:
+    """To the boundary with one rival; +inf where the gradients are equal, as there is none."""
+    length = norm(gradient)
+    return torch.where(length == 0, torch.inf, margin / length)
