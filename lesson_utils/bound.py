@@ -45,6 +45,7 @@ class Binarized(nn.Module):
         """Ψ†(y) = Ψ^i(y) − Ψ^j(y), `(batch,)`."""
         logits = self.model(y)
         i, j = (class_index(index, logits) for index in (self.i, self.j))
+        _check_different(i, j)
         return margin(logits, i, j)
 
     def forward(self, y: Tensor) -> Tensor:
@@ -73,10 +74,20 @@ def binarize(model: Model, i: int | Tensor, j: int | Tensor) -> Binarized:
 
     Raises
     ------
+    ValueError
+        i and j are the same class (of a sample).
     TypeError, ValueError, IndexError
         When called, if i or j are no classes of the model, one or one a sample.
     """
+    if isinstance(i, int) and isinstance(j, int):
+        _check_different(torch.tensor(i), torch.tensor(j))
     return Binarized(model, i, j)
+
+
+def _check_different(i: Tensor, j: Tensor) -> None:
+    if (i == j).any():
+        found = i[i == j].flatten()[0].item()
+        raise ValueError(f"i and j must be two classes, got {found} twice: Ψ^i − Ψ^i is zero")
 
 
 class Measurements(NamedTuple):

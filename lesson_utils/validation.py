@@ -236,7 +236,8 @@ def compute_alone(model: Model, x: Tensor) -> Alone | None:
                 grad = torch.zeros_like(leaf) if grad is None else grad.abs()
                 found.append(logits.detach())
                 mixed |= bool((grad[1:] > 0).any())
-                size = max(size, float(found[-1].abs().max() + (leaf[0].abs() * grad[0]).sum()))
+                summands = (leaf.detach()[0].abs() * grad[0]).sum()
+                size = max(size, (found[-1].abs().max() + summands).item())
     finally:
         hook.remove()
         deed = watch.undone()

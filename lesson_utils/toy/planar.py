@@ -39,7 +39,7 @@ class PlanarReLUNet(nn.Module):
     Raises
     ------
     ValueError
-        `net` has other layers, or no 2 inputs.
+        `net` has other layers, no 2 inputs, or a single output.
     """
 
     def __init__(self, net: nn.Sequential):
@@ -50,6 +50,11 @@ class PlanarReLUNet(nn.Module):
             raise ValueError("net must be an nn.Sequential of Linear, ReLU, Linear, …, Linear")
         if layers[0].in_features != 2:
             raise ValueError(f"net must have 2 inputs, got {layers[0].in_features}")
+        if layers[-1].out_features < 2:
+            raise ValueError(
+                "net must have at least 2 logits, got 1: a binary score psi is the same classifier "
+                "with the two logits (-psi / 2, psi / 2)"
+            )
         self.net = net
         self._dense = [m for m in layers if isinstance(m, nn.Linear)]
 
