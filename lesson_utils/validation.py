@@ -51,8 +51,8 @@ def check_input(model: Model, x: Tensor) -> None:
         `x` is no tensor, or holds anything but 32- or 64-bit floating-point numbers.
     ValueError
         `x` is empty, sparse, has no batch dimension or is not finite; `model` is in train
-        mode with dropout or batch normalisation; the two live on different devices or in
-        different dtypes; `torch.autocast` is on. The message names the remedy.
+        mode with dropout or batch normalisation; `torch.autocast` is on. The message names
+        the remedy.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor(x)")
@@ -83,15 +83,20 @@ def check_input(model: Model, x: Tensor) -> None:
         )
     if isinstance(model, nn.Module):
         _check_module(model)
-        tensors = [p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()]
-        for attribute, remedy in (("device", "x.to(device)"), ("dtype", "x.to(dtype)")):
-            found, mine = {getattr(p, attribute) for p in tensors}, getattr(x, attribute)
-            if found and mine not in found:
-                theirs = ", ".join(sorted(map(str, found)))
-                raise ValueError(
-                    f"model and x disagree in {attribute}: model has {theirs}, x has {mine}. "
-                    f"Move one of them: {remedy} or model.to({attribute})"
-                )
+
+
+def check_agreement(model: Model, x: Tensor) -> None:
+    """Refuse a module whose weights are all on another device, or of another dtype, than x."""
+    tensors = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
+    tensors = [t for t in tensors if t.is_floating_point()]
+    for attribute in ("device", "dtype"):
+        found, mine = {getattr(t, attribute) for t in tensors}, getattr(x, attribute)
+        if found and mine not in found:
+            theirs = ", ".join(sorted(map(str, found)))
+            raise ValueError(
+                f"model and x disagree in {attribute}: model has {theirs}, x has {mine}. "
+                f"Move one of them: x.to({attribute}) or model.to({attribute})"
+            )
 
 
 def restricted(model: Model, rows: Tensor) -> Model:
@@ -219,7 +224,8 @@ def compute_alone(model: Model, x: Tensor) -> Alone | None:
     ------
     ValueError
         `model` draws random numbers, changes its buffers, computes in half precision, or lets the
-        logits of one sample of a pair depend on the other one. Nothing of it leaves a trace.
+        logits of one sample of a pair depend on the other one (nothing of it leaves a trace); or
+        it fails, and its weights are on another device or of another dtype than x.
     """
     rows = torch.linspace(0, len(x) - 1, min(4, len(x)), device=x.device).round().long()
     pairs, found = [rows] if len(x) == 1 else [rows[0::2], rows[1::2]], []
@@ -236,8 +242,11 @@ def compute_alone(model: Model, x: Tensor) -> Alone | None:
                 grad = torch.zeros_like(leaf) if grad is None else grad.abs()
                 found.append(logits.detach())
                 mixed |= bool((grad[1:] > 0).any())
-                summands = (leaf.detach()[0].abs() * grad[0]).sum()
+                summands = (leaf.detach()[0].abs() * grad[0]).nansum()
                 size = max(size, (found[-1].abs().max() + summands).item())
+    except RuntimeError:
+        check_agreement(model, x)  # the likely reason
+        raise
     finally:
         hook.remove()
         deed = watch.undone()
@@ -261,9 +270,12 @@ def check_company(alone: Alone | None, logits: Tensor) -> None:
     themselves may cancel. It cannot be seen what a batch does to the other samples only, nor what
     does not change these four (a maximum over the batch that each of them attains alone, too).
     """
-    if alone is not None and logits.shape[1:] != alone.logits.shape[1:]:
+    if alone is None:
+        return
+    if logits.shape[1:] != alone.logits.shape[1:]:
         _refuse_mixing("the number of logits depends on the batch")
-    if alone is not None and ((alone.logits - logits[alone.rows]).abs() > alone.tolerance).any():
+    gap = (alone.logits - logits[alone.rows]).abs()
+    if not (gap <= alone.tolerance).all():  # NaN alone is a difference, too
         _refuse_mixing("a sample has other logits alone than beside other samples")
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd import norm
-from ..validation import check_input
+from ..validation import check_agreement, check_input
 
 
 class AffineClassifier(nn.Module):
@@ -52,6 +52,7 @@ class AffineClassifier(nn.Module):
     def _nearest_boundary(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """ρ, `(batch,)`, and the step from x to the nearest boundary, `(batch, d)`."""
         check_input(self, x)
+        check_agreement(self, x)
         logits = self(x)
         prediction = logits.argmax(1)
         normals = self.weight[prediction][:, None] - self.weight  # (batch, n, d)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..validation import check_input
+from ..validation import check_agreement, check_input
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ class PlanarReLUNet(nn.Module):
 
     def _nearest_other_class(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
         check_input(self, x)
+        check_agreement(self, x)
 
         def edges_of_cells(center, radius):
             return _edges(self.cells(center, radius))
@@ -138,6 +139,7 @@ class PlanarReLUNet(nn.Module):
         Where ρ̃ < r, ρ̃ = ρ; where not, ρ ≥ r is all that linearization proves.
         """
         check_input(self, x)
+        check_agreement(self, x)
 
         def kinks(center, radius):
             regions = self.linear_regions(center, radius)
