@@ -102,8 +102,8 @@ class _Probes(TorchFunctionMode):
             leaf.requires_grad_(True)
             if by_hand or batch_norm:
                 self.zeros[id(module if by_hand else module.running_mean)] = leaf
-            else:
-                leaf = self.copies.setdefault(id(bias), leaf)
+            else:  # a bias that two modules share counts at the first
+                self.copies.setdefault(id(bias), leaf)
             self.names.append(name or type(module).__name__)
             self.biases.append(bias.detach())
             self.leaves.append(leaf)
