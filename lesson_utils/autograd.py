@@ -57,7 +57,7 @@ def checked_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     alone = compute_alone(model, x)
     leaf, logits = leaf_and_logits(model, x)
     check_logits(logits, x)
-    check_company(alone, logits.detach())
+    check_company(logits.detach(), *alone)
     return leaf, logits
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .autograd import checked_logits, norm, ranked_margins, with_gradients
+from .autograd import checked_logits, norm, per_sample, ranked_margins, with_gradients
 from .validation import Model, check_at_least_one
 
 
@@ -74,24 +74,19 @@ def nearest_linear_boundary(
     logits: Tensor, leaf: Tensor, top_k: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """ρ̃, j*, the margin Ψ† and its gradient g† at the minimum over the rivals."""
-    rivals = ranked_margins(logits, leaf, top_k=top_k)
-    runner_up, margin, gradient = next(rivals)
-    value = _distance(margin, gradient)
-    for rival, psi, grad in rivals:
-        distance = _distance(psi, grad)
-        closer = distance < value
-        # After the first few rivals hardly any is closer: copy the rows of those that are.
-        rows = closer.nonzero().squeeze(1)
-        if len(rows):
-            value, runner_up, margin = (
-                torch.where(closer, new, old)
-                for new, old in ((distance, value), (rival, runner_up), (psi, margin))
-            )
-            gradient[rows] = grad[rows]
-    return value, runner_up, margin, gradient
-
-
-def _distance(margin: Tensor, gradient: Tensor) -> Tensor:
-    """To the boundary with one rival; +inf where the gradients are equal, as there is none."""
-    length = norm(gradient)
-    return torch.where(length == 0, torch.inf, margin / length)
+    best = None
+    for rival, psi, grad in ranked_margins(logits, leaf, top_k=top_k):
+        length = norm(grad)
+        # Equal gradients: there is no boundary with this rival, not even where it ties.
+        distance = torch.where(length == 0, torch.inf, psi / length)
+        found = (distance, rival, psi, grad)
+        if best is None:
+            best = found
+            continue
+        closer = distance < best[0]
+        # Copies only where one is needed: rarely, after the first rivals. (To ask takes no time on
+        # a CPU, but stops a GPU, which copies faster than it stops.)
+        if closer.is_cuda or closer.any():
+            pairs = zip(found, best, strict=True)
+            best = tuple(torch.where(per_sample(closer, new), new, old) for new, old in pairs)
+    return best

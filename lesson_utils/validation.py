@@ -16,7 +16,6 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +26,8 @@ Model = Callable[[Tensor], Tensor]
 Bounds = tuple[float, float]
 
 # Layers that answer differently in train and eval mode, or mix the samples of a batch.
-_MODE_DEPENDENT = (
-    nn.modules.dropout._DropoutNd,
-    nn.modules.batchnorm._NormBase,
-    nn.RReLU,
-)
+_DROPOUT, _NORM = nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase
+_MODE_DEPENDENT = (_DROPOUT, _NORM, nn.RReLU)
 _COMPILED = threading.RLock()  # the stance of torch.compile is one for all threads
 
 
@@ -187,7 +183,7 @@ class _Watch(TorchFunctionMode):
             _check_module(module)
             self.modules.update(module.modules())
             for path, part in module.named_modules():
-                if part.training or not isinstance(part, nn.modules.batchnorm._NormBase):
+                if part.training or not isinstance(part, _NORM):
                     for name, buffer in part.named_buffers(path, recurse=False):
                         self.buffers.append((name, buffer, buffer.clone()))
 
@@ -206,19 +202,17 @@ class _Watch(TorchFunctionMode):
         return deeds[0] if deeds else ""
 
 
-class Alone(NamedTuple):
-    """Some samples of a batch, computed in other company; see :func:`compute_alone`."""
-
-    rows: Tensor
-    """Which samples, `(k,)`."""
-    logits: Tensor
-    """`(k, n_classes)`."""
-    tolerance: Tensor
-    """How far rounding may take the logits."""
-
-
-def compute_alone(model: Model, x: Tensor) -> Alone | None:
+def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
     """Send up to four samples, spread over the batch, through a watched model in pairs.
+
+    Returns
+    -------
+    rows : Tensor of int, `(k,)`
+        Which samples, none where the output is no logits (:func:`check_logits` will say why).
+    logits : Tensor, `(k, n_classes)`
+    tolerance : float
+        How far rounding may take the logits, relative to their summands ``|Ψ| + Σ_m |x_m ∂_m Ψ|``:
+        the logits themselves may cancel.
 
     Raises
     ------
@@ -237,7 +231,7 @@ def compute_alone(model: Model, x: Tensor) -> Alone | None:
             for pair in pairs:
                 leaf, logits = leaf_and_logits(restricted(model, pair), x[pair])
                 if logits.ndim != 2 or len(logits) != len(pair) or not logits.requires_grad:
-                    return None  # `check_logits` will say what is wrong
+                    return rows[:0], logits, 0.0
                 grad = torch.autograd.grad(logits[0].max(), leaf, allow_unused=True)[0]
                 grad = torch.zeros_like(leaf) if grad is None else grad.abs()
                 found.append(logits.detach())
@@ -260,22 +254,18 @@ def compute_alone(model: Model, x: Tensor) -> Alone | None:
         _refuse_mixing("the logits of a sample have a derivative by another sample")
     # Accelerators choose other kernels, and TF32, for other batch sizes.
     rounding = watch.eps**0.5 if x.device.type == "cpu" else 1e-2
-    return Alone(torch.cat(pairs), torch.cat(found), rounding * size)
+    return torch.cat(pairs), torch.cat(found), rounding * size
 
 
-def check_company(alone: Alone | None, logits: Tensor) -> None:
-    """Refuse logits that some samples have in the whole batch, but not alone.
+def check_company(logits: Tensor, rows: Tensor, alone: Tensor, tolerance: float) -> None:
+    """Refuse logits of a whole batch, of which some rows differ from those that :func:`compute_alone` found.
 
-    The tolerance is relative to the summands of the logits, ``|Ψ| + Σ_k |x_k ∂_k Ψ|``: the logits
-    themselves may cancel. It cannot be seen what a batch does to the other samples only, nor what
-    does not change these four (a maximum over the batch that each of them attains alone, too).
+    It cannot be seen what a batch does to the other samples only.
     """
-    if alone is None:
-        return
-    if logits.shape[1:] != alone.logits.shape[1:]:
+    if len(rows) and logits.shape[1:] != alone.shape[1:]:
         _refuse_mixing("the number of logits depends on the batch")
-    gap = (alone.logits - logits[alone.rows]).abs()
-    if not (gap <= alone.tolerance).all():  # NaN alone is a difference, too
+    # NaN alone is a difference, too
+    if len(rows) and not ((alone - logits[rows]).abs() <= tolerance).all():
         _refuse_mixing("a sample has other logits alone than beside other samples")
 
 
