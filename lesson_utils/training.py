@@ -129,10 +129,10 @@ def cut_into_batches(model: nn.Module, order: Tensor, batch_size: int) -> list[T
 def _training_batch_norm(model: nn.Module, *, will_train: bool = False) -> str:
     """Name of a batch normalisation that uses the statistics of the batch; empty if there is none."""
     for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
-            will_train or module.training or module.running_mean is None
-        ):
-            return f"'{name or 'model'}' ({type(module).__name__})"
+        kind = getattr(module, "original_name", type(module).__name__)  # scripted modules keep it
+        known = isinstance(module, nn.modules.batchnorm._BatchNorm) or kind.startswith("BatchNorm")
+        if known and (will_train or module.training or module.running_mean is None):
+            return f"'{name or 'model'}' ({kind})"
     return ""
 
 

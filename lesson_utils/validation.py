@@ -28,6 +28,7 @@ Bounds = tuple[float, float]
 # Layers that answer differently in train and eval mode, or mix the samples of a batch.
 _DROPOUT, _NORM = nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase
 _MODE_DEPENDENT = (_DROPOUT, _NORM, nn.RReLU)
+_PRECISIONS = (torch.float32, torch.float64)
 _COMPILED = threading.RLock()  # the stance of torch.compile is one for all threads
 
 
@@ -57,7 +58,7 @@ def check_input(model: Model, x: Tensor) -> None:
             f"x holds {x.dtype}, but gradients need floating point: "
             "use x.float(), and x.float() / 255 for images stored as bytes"
         )
-    if x.dtype not in (torch.float32, torch.float64):
+    if x.dtype not in _PRECISIONS:
         raise TypeError(
             f"x holds {x.dtype}: inner products with gradients lose their digits there. "
             "Measure in single precision: x.float() and model.float()"
@@ -118,7 +119,7 @@ def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
         # a clone, which the model may change in place
         logits = getattr(model, "_orig_mod", model)(leaf.clone())
     if isinstance(logits, Tensor):
-        return leaf, logits.to(x.dtype) if logits.is_floating_point() else logits
+        return leaf, logits.to(x.dtype) if logits.dtype in _PRECISIONS else logits
     if hasattr(logits, "logits"):
         remedy = "output.logits"
     elif isinstance(logits, Mapping):
@@ -184,17 +185,19 @@ class _Watch(TorchFunctionMode):
             self.modules.update(module.modules())
             for path, part in module.named_modules():
                 if part.training or not isinstance(part, _NORM):
-                    for name, buffer in part.named_buffers(path, recurse=False):
-                        self.buffers.append((name, buffer, buffer.clone()))
+                    for name, buffer in part.named_buffers(recurse=False):
+                        self.buffers.append((path, part, name, buffer, buffer.clone()))
 
     @torch.no_grad()
     def undone(self) -> str:
         """What the model did to its buffers and to the random state, after it is undone."""
         deeds = []
-        for name, buffer, old in self.buffers:
-            if not ((buffer == old) | (old != old)).all():  # NaN is as it was
+        for path, module, name, buffer, old in self.buffers:
+            replaced = getattr(module, name) is not buffer
+            if replaced or not ((buffer == old) | (old != old)).all():  # NaN is as it was
+                setattr(module, name, buffer)
                 buffer.copy_(old)
-                deeds.append(f"changes its buffer '{name}'")
+                deeds.append(f"changes its buffer '{path}.{name}'")
         for generator, state in self.random:
             if not torch.equal(generator.get_state(), state):
                 generator.set_state(state)
@@ -301,8 +304,10 @@ def check_logits(logits: Tensor, x: Tensor) -> None:
             f"model(x) must have shape (batch, n_classes) with batch = {len(x)}, got {shape}: "
             f"return one row of logits a sample{squeezed}"
         )
-    if not logits.is_floating_point():
-        raise ValueError(f"model(x) holds {logits.dtype}: return the real logits, not classes")
+    if logits.dtype not in _PRECISIONS:
+        raise ValueError(
+            f"model(x) holds {logits.dtype}: return the logits in single or double precision"
+        )
     _check_finite("model(x)", logits)
     if not logits.requires_grad:
         raise ValueError(

@@ -160,6 +160,50 @@ def test_a_model_that_changes_itself_is_refused_and_put_back(net, wrap):
     saliency_map(wrap(net.eval()), X)
 
 
+class ByHand(nn.Module):
+    """Batch normalisation written by hand, which binds new buffers to their names."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return self.head(x - self.mean)
+
+
+def test_a_buffer_that_is_replaced_is_put_back():
+    model = ByHand()
+    mean = model.mean
+    with pytest.raises(ValueError, match=r"changes its buffer '.*mean'"):
+        saliency_map(model, X)
+    assert model.mean is mean
+    assert (mean == 0).all()
+    saliency_map(model.eval(), X)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_half_precision_in_a_scripted_model_is_seen_at_its_logits():
+    class Half(nn.Module):
+        def forward(self, x):
+            return x.to(torch.bfloat16)[:, :3]
+
+    with pytest.raises(ValueError, match=r"model\(x\) holds torch\.bfloat16.*single or double"):
+        saliency_map(torch.jit.script(Half()), X)
+
+
+def test_a_module_compiled_in_place():
+    net = mlp([64, 20, 5]).eval()
+    net.load_state_dict(NET.state_dict())
+    net.compile(backend="aot_eager")
+    net(X)
+    torch.testing.assert_close(
+        measure(net, X).linearized_robustness, measure(NET, X).linearized_robustness
+    )
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_points_of_the_package_itself_are_taken(seed):
     """On the boundary the scores cancel: their rounding is no mixing."""
@@ -220,7 +264,7 @@ def test_other_refusals():
         saliency_map(NET, X.to_sparse())
     with pytest.raises(ValueError, match=r"batch = 1, got \(5,\).*squeeze"):
         saliency_map(lambda x: NET(x).squeeze(), X[:1])
-    with pytest.raises(ValueError, match=r"holds torch\.int64: return the real logits"):
+    with pytest.raises(ValueError, match=r"holds torch\.int64: return the logits"):
         saliency_map(lambda x: torch.stack([NET(x).argmax(1)] * 2, 1), X)
     for bad in (2.0, True, "2"):
         with pytest.raises(TypeError, match="top_k must be an integer"):
