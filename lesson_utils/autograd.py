@@ -7,40 +7,58 @@ so the gradient of the *sum* over the batch holds each sample's own gradient.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import wraps
 
 import torch
 from torch import Tensor
 
-from .validation import Model, check_input, check_logits
+from .validation import (
+    Model,
+    check_company,
+    check_input,
+    check_logits,
+    compute_alone,
+    leaf_and_logits,
+)
+
+
+def with_gradients(function):
+    """Let a function differentiate, whether or not its caller has switched gradients off."""
+
+    @wraps(function)
+    def call(*args, **kwargs):
+        with torch.inference_mode(False), torch.enable_grad():
+            return function(*args, **kwargs)
+
+    return call
 
 
 def checked_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     """Run `model` on a fresh leaf copy of `x`, with the graph kept for gradients.
+
+    The model never gets `x` itself, and is questioned first: up to four samples go forward and
+    back once more, a 64th part of what a batch of 256 costs (see :mod:`lesson_utils.validation`).
 
     Returns
     -------
     x : Tensor, `(batch, *input_shape)`
         The leaf to differentiate by.
     logits : Tensor, `(batch, n_classes)`
-        Ψ(x), attached to `x`.
+        Ψ(x), attached to `x` and of its dtype.
 
     Raises
     ------
     TypeError, ValueError
-        See :func:`lesson_utils.validation.check_input`; also for logits that are not `(batch, n ≥ 2)`, not
-        finite, or not differentiable with respect to `x`.
+        See :func:`lesson_utils.validation.check_input` and :func:`lesson_utils.validation.compute_alone`;
+        also for logits that are no tensor, not `(batch, n ≥ 2)`, not finite, not
+        differentiable with respect to `x`, or other for some samples in company than alone.
     """
     check_input(model, x)
+    alone = compute_alone(model, x)
     leaf, logits = leaf_and_logits(model, x)
     check_logits(logits, x)
+    check_company(logits.detach(), *alone)
     return leaf, logits
-
-
-def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`checked_logits` without the checks, for loops over inputs that were checked once."""
-    leaf = x.detach().clone().requires_grad_(True)
-    with torch.enable_grad():
-        return leaf, model(leaf)
 
 
 def gradient(output: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tensor:
@@ -59,7 +77,7 @@ def gradients(output: Tensor, leaves: list[Tensor], *, keep_graph: bool = False)
     return [torch.zeros_like(leaf) if grad is None else grad for grad, leaf in pairs]
 
 
-@torch.enable_grad()
+@with_gradients
 def jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     """All logits and all their gradients: one forward pass, n backward passes.
 

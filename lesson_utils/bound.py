@@ -13,11 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .autograd import gradient, inner, leaf_and_logits, logit_of, margin, norm, per_sample
+from .autograd import (
+    checked_logits,
+    gradient,
+    inner,
+    logit_of,
+    margin,
+    norm,
+    per_sample,
+    with_gradients,
+)
 from .extras import needed_by
 from .homogeneity import degree_of_homogeneity
 from .linearized import nearest_linear_boundary
-from .validation import Model, check_at_least_one, check_input, check_logits, class_index
+from .validation import Model, check_at_least_one, check_input, class_index, restricted
 
 
 class Binarized(nn.Module):
@@ -37,6 +46,7 @@ class Binarized(nn.Module):
         """Ψ†(y) = Ψ^i(y) − Ψ^j(y), `(batch,)`."""
         logits = self.model(y)
         i, j = (class_index(index, logits) for index in (self.i, self.j))
+        _check_different(i, j)
         return margin(logits, i, j)
 
     def forward(self, y: Tensor) -> Tensor:
@@ -65,10 +75,20 @@ def binarize(model: Model, i: int | Tensor, j: int | Tensor) -> Binarized:
 
     Raises
     ------
+    ValueError
+        i and j are the same class (of a sample).
     TypeError, ValueError, IndexError
         When called, if i or j are no classes of the model, one or one a sample.
     """
+    if isinstance(i, int) and isinstance(j, int):
+        _check_different(torch.tensor(i), torch.tensor(j))
     return Binarized(model, i, j)
+
+
+def _check_different(i: Tensor, j: Tensor) -> None:
+    if (i == j).any():
+        found = i[i == j].flatten()[0].item()
+        raise ValueError(f"i and j must be two classes, got {found} twice: Ψ^i − Ψ^i is zero")
 
 
 class Measurements(NamedTuple):
@@ -133,10 +153,12 @@ class Measurements(NamedTuple):
         return pandas.DataFrame(self.to_dict())
 
 
+@with_gradients
 def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measurements:
     """Everything the bound theorem speaks of, per sample, in one pass.
 
-    One forward and n backward passes: one for g, n − 1 for the margins.
+    One forward and n backward passes: one for g, n − 1 for the margins. (To question the model
+    four samples a chunk go forward and back once more.)
 
     Parameters
     ----------
@@ -154,21 +176,20 @@ def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measur
     Raises
     ------
     TypeError, ValueError
-        See :func:`lesson_utils.validation.check_input`; also for `chunk_size < 1`.
+        See :func:`lesson_utils.autograd.checked_logits`; also for a `chunk_size` that is no integer ≥ 1.
     """
     check_input(model, x)
     if chunk_size is None:
         chunk_size = max(1, 2**22 // x[0].numel())
     check_at_least_one("chunk_size", chunk_size)
-    parts = [_measure_chunk(model, chunk) for chunk in x.split(chunk_size)]
+    chunks = torch.arange(len(x), device=x.device).split(chunk_size)
+    parts = [_measure_chunk(restricted(model, rows), x[rows]) for rows in chunks]
     return Measurements(*map(torch.cat, zip(*parts, strict=True)))
 
 
-@torch.enable_grad()
 def _measure_chunk(model: Model, x: Tensor) -> Measurements:
-    """The measurements of samples that :func:`measure` has checked."""
-    leaf, logits = leaf_and_logits(model, x)
-    check_logits(logits, x)
+    """The measurements of some samples."""
+    leaf, logits = checked_logits(model, x)
     x, prediction = x.detach(), logits.argmax(1)
     top = logit_of(logits, prediction)
     g = gradient(top, leaf, keep_graph=True)

@@ -9,36 +9,28 @@ for (x, b) ↦ Ψ). Etmann et al. 2019, homogeneous decomposition theorem.
 
 from __future__ import annotations
 
+import threading
 import warnings
-from contextlib import ExitStack
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.overrides import TorchFunctionMode
 
-from .autograd import gradients, inner, leaf_and_logits, logit_of
-from .validation import check_input, check_logits, class_index
+from .autograd import checked_logits, gradients, leaf_and_logits, logit_of, with_gradients
+from .validation import class_index, restricted
 
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 # Positively 1-homogeneous (or linear) in eval mode, without a bias of their own.
+_ACTIVATIONS = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Identity)
+_POOLINGS = ("_MaxPoolNd", "_AdaptiveMaxPoolNd", "_AvgPoolNd", "_AdaptiveAvgPoolNd")
+_RESHAPINGS = (nn.Flatten, nn.Unflatten, nn.Upsample, nn.modules.padding._ReflectionPadNd)
 _HOMOGENEOUS = (
-    nn.ReLU,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.RReLU,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.dropout._DropoutNd,
-    nn.modules.padding._ReflectionPadNd,
-    nn.modules.padding._ReplicationPadNd,
-    nn.Flatten,
-    nn.Unflatten,
-    nn.Identity,
-    nn.Upsample,
+    *_ACTIVATIONS,
+    *(getattr(nn.modules.pooling, name) for name in _POOLINGS),
+    *(*_RESHAPINGS, nn.modules.padding._ReplicationPadNd, nn.modules.dropout._DropoutNd),
 )
 
 
@@ -86,46 +78,72 @@ def effective_bias(module: nn.Module) -> Tensor | None:
         return module.bias
     if isinstance(module, _BATCH_NORM):
         shift = -module.running_mean / (module.running_var + module.eps).sqrt()
-        return shift if module.weight is None else module.weight * shift + module.bias
+        shift = shift if module.weight is None else module.weight * shift
+        return shift if module.bias is None else shift + module.bias
     return None
 
 
-def _probe_biases(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, list]:
-    """Leaf and logits; for each call of a module with a bias its name, bias, and a zero in between.
+class _Probes(TorchFunctionMode):
+    """Makes what a model adds something to differentiate by, in this thread and without a trace.
 
-    The zero is added to the output of the module, to differentiate by. A leaf of its own, because
-    the output itself may be changed in place by the next layer (in-place ReLU, `out += identity`),
-    which would bend the derivative.
+    Wherever a layer uses its bias it gets a copy of it, to differentiate by. To what batch
+    normalisation computes, and to the output of a module with a method `effective_bias`, a zero is
+    added. So neither an activation within a layer nor one in place behind it bends the derivative.
     """
-    probes = []
 
-    def add_zero(name: str, bias: Tensor, module: nn.Module, inputs, output: Tensor) -> Tensor:
-        by_channel = bias.ndim == 1 and not isinstance(module, nn.Linear)
-        bias = bias.view(-1, *[1] * (output.ndim - 2)) if by_channel else bias
-        zero = torch.zeros_like(output, requires_grad=True)
-        probes.append((name, bias, zero))
-        return output + zero
-
-    with ExitStack() as hooks:
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.thread, self.names, self.biases, self.leaves = threading.get_ident(), [], [], []
+        self.copies, self.zeros = {}, {}
         for name, module in model.named_modules():
-            if (bias := effective_bias(module)) is not None:
-                hook = partial(add_zero, name or type(module).__name__, bias.detach())
-                hooks.enter_context(module.register_forward_hook(hook))
-        return *leaf_and_logits(model, x), probes
+            bias = effective_bias(module)
+            if bias is None:
+                continue
+            by_hand, batch_norm = hasattr(module, "effective_bias"), isinstance(module, _BATCH_NORM)
+            leaf = torch.zeros_like(bias) if by_hand or batch_norm else bias.detach().clone()
+            leaf.requires_grad_(True)
+            if by_hand or batch_norm:
+                self.zeros[id(module if by_hand else module.running_mean)] = leaf
+            else:  # a bias that two modules share counts at the first
+                self.copies.setdefault(id(bias), leaf)
+            self.names.append(name or type(module).__name__)
+            self.biases.append(bias.detach())
+            self.leaves.append(leaf)
+
+    def _plus_zero(self, key: object, output: Tensor) -> Tensor:
+        zero = self.zeros.get(id(key))
+        if zero is None:
+            return output
+        return output + (zero.view(-1, *[1] * (output.ndim - 2)) if zero.ndim else zero)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        args = [self.copies.get(id(a), a) for a in args]
+        kwargs = {name: self.copies.get(id(a), a) for name, a in (kwargs or {}).items()}
+        output = func(*args, **kwargs)
+        if func.__name__ == "batch_norm":
+            for tensor in (*args, *kwargs.values()):
+                output = self._plus_zero(tensor, output)
+        return output
+
+    def after_module(self, module: nn.Module, inputs, output):
+        mine = threading.get_ident() == self.thread and isinstance(output, Tensor)
+        return self._plus_zero(module, output) if mine else None
 
 
-@torch.enable_grad()
+@with_gradients
 def homogeneous_decomposition(
     model: nn.Module, x: Tensor, target: int | Tensor | None = None
 ) -> Decomposition:
     """Split a logit into its homogeneous part and the contributions of the biases.
 
-    One forward and one backward pass serve all layers.
+    One forward and one backward pass of each sample by itself serve all layers: so it does not
+    matter which axis of a layer's output is the batch. (And one forward pass of the batch.)
 
     Parameters
     ----------
     model : nn.Module
-        In eval mode. A module that is called twice contributes the sum of its calls.
+        In eval mode. A module that is called twice contributes the sum of its calls, and a bias
+        that two modules share all of it to the first of them.
     x : Tensor, `(batch, *input_shape)`
     target : int or Tensor of int `(batch,)`, optional
         The class i; by default the predicted class of each sample.
@@ -151,39 +169,46 @@ def homogeneous_decomposition(
             f"model must be an nn.Module so that its layers can be found, got {type(model).__name__}: "
             "wrap the function in a module"
         )
-    check_input(model, x)
-    leaf, logits, probes = _probe_biases(model, x)
-    check_logits(logits, x)
-    x = x.detach()
-    index = class_index(target, logits)
-    score = logit_of(logits, index)
-    grads = gradients(score, [leaf, *(zero for _, _, zero in probes)])
-    homogeneous = inner(x, grads[0])
-    bias = score.detach() - homogeneous
-    per_layer: dict[str, Tensor] = {}
-    size = inner(x.abs(), grads[0].abs())  # of all summands, to judge the rounding
-    for (name, b, _), grad in zip(probes, grads[1:], strict=True):
-        summands = (b * grad).flatten(1)
-        per_layer[name] = per_layer.get(name, 0) + summands.sum(1)
-        size = size + summands.abs().sum(1)
-    residual = bias - sum(per_layer.values(), torch.zeros_like(bias))
-    if (residual.abs() > 100 * torch.finfo(x.dtype).eps * size.clamp(min=1e-30)).any():
+    _, logits = checked_logits(model, x)
+    index, probes = class_index(target, logits.detach()), _Probes(model)
+    with register_module_forward_hook(probes.after_module):
+        rows = torch.arange(len(x), device=x.device).split(1)
+        parts = [_parts(restricted(model, row), x[row], index[row], probes) for row in rows]
+    score, homogeneous, contributions, size = (torch.cat(part) for part in zip(*parts, strict=True))
+    bias = score - homogeneous
+    per_layer = dict(zip(probes.names, contributions.unbind(1), strict=True))
+    residual = bias - contributions.sum(1)
+    eps = max(torch.finfo(t.dtype).eps for t in (x, *probes.biases))
+    if (residual.abs() > 100 * eps * size.clamp(min=1e-30)).any():
         _warn_not_homogeneous(model, residual, bias)
     return Decomposition(homogeneous, bias, per_layer, residual)
 
 
+def _parts(model: nn.Module, x: Tensor, index: Tensor, probes: _Probes) -> tuple[Tensor, ...]:
+    """Of one sample: score, ⟨x, g⟩, contributions `(1, layers)`, and the size of all summands."""
+    with probes:
+        leaf, logits = leaf_and_logits(model, x)
+    score = logit_of(logits, index)
+    grads = gradients(score, [leaf, *probes.leaves])
+    pairs = list(zip((x.detach(), *probes.biases), grads, strict=True))
+    sums = torch.stack([(value * grad).sum() for value, grad in pairs])[None]
+    size = torch.stack([(value * grad).abs().sum() for value, grad in pairs]).sum()
+    return score.detach(), sums[:, 0], sums[:, 1:], size[None]
+
+
 def _warn_not_homogeneous(model: nn.Module, residual: Tensor, bias: Tensor) -> None:
-    leaves = [(n, m) for n, m in model.named_modules() if not any(m.children())]
+    covered = (*_HOMOGENEOUS, *_AFFINE, _BATCH_NORM)
     suspects = [
         f"'{name or 'model'}' ({type(module).__name__})"
-        for name, module in leaves
-        if not isinstance(module, (*_HOMOGENEOUS, *_AFFINE, _BATCH_NORM))
-        and not hasattr(module, "effective_bias")
+        for name, module in model.named_modules()
+        if not any(module.children()) and not hasattr(module, "effective_bias")
+        # PyTorch's own: a class derived from one of them may do more inside
+        if not (isinstance(module, covered) and type(module).__module__.startswith("torch.nn."))
     ]
     named = ", ".join(suspects) or "an operation outside its modules, or a bias used by hand"
     warnings.warn(
         f"the biases do not account for the non-homogeneous part: residual up to "
         f"{residual.abs().max():.3g} of |β| up to {bias.abs().max():.3g}. "
         f"Not positively homogeneous: {named}",
-        stacklevel=3,
+        stacklevel=4,  # past `with_gradients`
     )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .autograd import checked_logits, norm, per_sample, ranked_margins
+from .autograd import checked_logits, norm, per_sample, ranked_margins, with_gradients
 from .validation import Model, check_at_least_one
 
 
@@ -25,7 +25,7 @@ class LinearizedRobustness(NamedTuple):
     """j*, the class that attains the minimum."""
 
 
-@torch.enable_grad()
+@with_gradients
 def linearized_robustness(
     model: Model, x: Tensor, *, top_k: int | None = None
 ) -> LinearizedRobustness:
@@ -49,13 +49,14 @@ def linearized_robustness(
     -------
     LinearizedRobustness
         `.value` (L2 units of x), `.prediction` i*, `.runner_up` j*, each `(batch,)`.
-        At a tie of logits the first maximal class is i* and the value is 0; where all
-        gradient differences vanish with positive margins it is +inf.
+        At a tie of logits the first maximal class is i* and the value is 0. A rival whose
+        gradient is that of i* has no boundary with it (a twin logit, an equal row) and does not
+        count, not even at a tie; where that holds for all rivals the value is +inf.
 
     Raises
     ------
     TypeError, ValueError
-        See :func:`lesson_utils.validation.check_input`; also for `top_k < 1`.
+        See :func:`lesson_utils.autograd.checked_logits`; also for a `top_k` that is no integer ≥ 1.
 
     Notes
     -----
@@ -75,11 +76,17 @@ def nearest_linear_boundary(
     """ρ̃, j*, the margin Ψ† and its gradient g† at the minimum over the rivals."""
     best = None
     for rival, psi, grad in ranked_margins(logits, leaf, top_k=top_k):
-        distance = torch.where(psi == 0, 0.0, psi / norm(grad))  # 0/0 at a tie is 0
+        length = norm(grad)
+        # Equal gradients: there is no boundary with this rival, not even where it ties.
+        distance = torch.where(length == 0, torch.inf, psi / length)
         found = (distance, rival, psi, grad)
-        if best is not None:
-            closer = distance < best[0]
+        if best is None:
+            best = found
+            continue
+        closer = distance < best[0]
+        # Copies only where one is needed: rarely, after the first rivals. (To ask takes no time on
+        # a CPU, but stops a GPU, which copies faster than it stops.)
+        if closer.is_cuda or closer.any():
             pairs = zip(found, best, strict=True)
-            found = tuple(torch.where(per_sample(closer, new), new, old) for new, old in pairs)
-        best = found
+            best = tuple(torch.where(per_sample(closer, new), new, old) for new, old in pairs)
     return best

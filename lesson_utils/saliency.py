@@ -8,14 +8,13 @@ Saliency Map Interpretability*, ICML 2019, definitions 1 and 2.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from .autograd import checked_logits, gradient, inner, logit_of, norm, per_sample
+from .autograd import checked_logits, gradient, inner, logit_of, norm, per_sample, with_gradients
 from .validation import Model, check_alignment, class_index
 
 
-@torch.enable_grad()
+@with_gradients
 def saliency_map(model: Model, x: Tensor, target: int | Tensor | None = None) -> Tensor:
     """Gradient of one logit by the input, g = ∇Ψ^i(x), with its sign.
 

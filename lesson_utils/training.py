@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
+from .autograd import with_gradients
 from .validation import check_strength
 
 
+@with_gradients
 def gradient_penalty_loss(
     model: nn.Module, x: Tensor, y: Tensor, strength: float
 ) -> tuple[Tensor, Tensor]:
@@ -22,8 +25,8 @@ def gradient_penalty_loss(
     Parameters
     ----------
     model : nn.Module
-        In whatever mode the training uses. BatchNorm in train mode makes the gradient
-        of one sample depend on the others: keep it in eval mode.
+        In whatever mode the training uses, but with batch normalisation in eval mode where
+        `strength > 0`: in train mode the gradient by one sample depends on the others.
     x : Tensor, `(batch, *input_shape)`
     y : Tensor of int, `(batch,)`
         True labels.
@@ -39,19 +42,26 @@ def gradient_penalty_loss(
 
     Raises
     ------
+    TypeError
+        `x` holds no floating-point numbers.
     ValueError
-        `strength` is negative.
+        `strength` is negative, or positive while batch normalisation is in train mode.
     """
     check_strength(strength)
+    _check_images(x)
+    x, y = x.clone(), y.clone()  # the model may change its input in place
     if strength == 0:
         return cross_entropy(model(x), y), x.new_zeros(())
-    x = x.detach().clone().requires_grad_(True)
-    losses = cross_entropy(model(x), y, reduction="none")
+    _check_penalty_is_per_sample(model)
+    x = x.detach().requires_grad_(True)
+    with sdpa_kernel(SDPBackend.MATH):  # the kernel of attention that has a second derivative
+        losses = cross_entropy(model(x.clone()), y, reduction="none")
     (grad,) = torch.autograd.grad(losses.sum(), x, create_graph=True)
     penalty = grad.flatten(1).square().sum(1).mean()
     return losses.mean() + strength * penalty, penalty.detach()
 
 
+@with_gradients
 def fit(
     model: nn.Module,
     x: Tensor,
@@ -77,13 +87,26 @@ def fit(
     seed : int
         Of the order of the batches and of dropout. The same seed, machine and number
         of threads give the same weights; the global random state is left as it was.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See :func:`gradient_penalty_loss`. With `strength > 0` a model with batch normalisation is
+        refused: this function trains in train mode. (:func:`lesson_utils.experiments.train.train`
+        can freeze it.)
     """
+    check_strength(strength)
+    _check_images(x)
+    if strength > 0:
+        _check_penalty_is_per_sample(model, will_train=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     model.train()
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         torch.manual_seed(seed)
         for _ in range(epochs):
-            for batch in torch.randperm(len(x), device=x.device).split(batch_size):
+            for batch in cut_into_batches(
+                model, torch.randperm(len(x), device=x.device), batch_size
+            ):
                 optimizer.zero_grad()
                 loss, _ = gradient_penalty_loss(model, x[batch], y[batch], strength)
                 loss.backward()
@@ -91,7 +114,49 @@ def fit(
     return model.eval()
 
 
+def cut_into_batches(model: nn.Module, order: Tensor, batch_size: int) -> list[Tensor]:
+    """Cut an order of images into batches.
+
+    If `model` has batch normalisation in train mode, a single image that is left over joins the
+    batch before it: one image has no statistics.
+    """
+    parts = list(order.split(batch_size))
+    if len(parts) > 1 and len(parts[-1]) == 1 and _training_batch_norm(model):
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def _training_batch_norm(model: nn.Module, *, will_train: bool = False) -> str:
+    """Name of a batch normalisation that uses the statistics of the batch; empty if there is none."""
+    for name, module in model.named_modules() if isinstance(model, nn.Module) else ():
+        kind = getattr(module, "original_name", type(module).__name__)  # scripted modules keep it
+        known = isinstance(module, nn.modules.batchnorm._BatchNorm) or kind.startswith("BatchNorm")
+        if known and (will_train or module.training or module.running_mean is None):
+            return f"'{name or 'model'}' ({kind})"
+    return ""
+
+
+def _check_penalty_is_per_sample(model: nn.Module, *, will_train: bool = False) -> None:
+    if found := _training_batch_norm(model, will_train=will_train):
+        raise ValueError(
+            f"model mixes the samples of a batch: its layer {found} is in train mode, so that with "
+            "strength > 0 there is no penalty per sample. Put batch normalisation into eval mode "
+            "and train by gradient_penalty_loss, or by experiments.train with "
+            "Recipe(freeze_statistics=True); or use GroupNorm"
+        )
+
+
+def _check_images(x: Tensor) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(
+            f"x must be a floating-point torch.Tensor, got {found}: use x.float(), and "
+            "x.float() / 255 for images stored as bytes"
+        )
+
+
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of samples whose predicted class is `y`."""
-    return (model(x).argmax(1) == y).double().mean().item()
+    _check_images(x)
+    return (model(x.clone()).argmax(1) == y).double().mean().item()

@@ -2,25 +2,35 @@
 
 The functions of the book call these before they compute anything. Each refusal names the
 argument, what was found, and what to do.
+
+A model is questioned in three ways. Its modules say whether they are in train mode. Four samples
+of the batch are sent through it once more, in other company, while all that it does is watched
+(:class:`_Watch`): it must draw no random numbers, change none of its buffers, and keep full
+precision. And the logits of these samples must be what they are in the whole batch, without any
+derivative by another sample (:func:`check_company`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
 
 Model = Callable[[Tensor], Tensor]
 Bounds = tuple[float, float]
 
 # Layers that answer differently in train and eval mode, or mix the samples of a batch.
-_MODE_DEPENDENT = (
-    nn.modules.dropout._DropoutNd,
-    nn.modules.batchnorm._NormBase,
-    nn.RReLU,
-)
+_DROPOUT, _NORM = nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase
+_MODE_DEPENDENT = (_DROPOUT, _NORM, nn.RReLU)
+_PRECISIONS = (torch.float32, torch.float64)
+_COMPILED = threading.RLock()  # the stance of torch.compile is one for all threads
 
 
 def check_input(model: Model, x: Tensor) -> None:
@@ -36,12 +46,11 @@ def check_input(model: Model, x: Tensor) -> None:
     Raises
     ------
     TypeError
-        `x` is no tensor, or holds integers or half-precision numbers.
+        `x` is no tensor, or holds anything but 32- or 64-bit floating-point numbers.
     ValueError
-        `x` is empty, has no batch dimension or is not finite; `model` is in train
-        mode with dropout or batch normalisation, or treats a sample differently in
-        company; the two live on different devices or in different dtypes. The message
-        names the remedy.
+        `x` is empty, sparse, has no batch dimension or is not finite; `model` is in train
+        mode with dropout or batch normalisation; `torch.autocast` is on. The message names
+        the remedy.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor(x)")
@@ -50,11 +59,13 @@ def check_input(model: Model, x: Tensor) -> None:
             f"x holds {x.dtype}, but gradients need floating point: "
             "use x.float(), and x.float() / 255 for images stored as bytes"
         )
-    if x.dtype in (torch.float16, torch.bfloat16):
+    if x.dtype not in _PRECISIONS:
         raise TypeError(
             f"x holds {x.dtype}: inner products with gradients lose their digits there. "
             "Measure in single precision: x.float() and model.float()"
         )
+    if x.layout != torch.strided or x.is_nested:
+        raise ValueError(f"x is stored as {x.layout}: use x.to_dense(), one array for all samples")
     if x.ndim < 2:
         raise ValueError(
             f"x must be a batch of shape (batch, *input_shape), got {tuple(x.shape)}: "
@@ -63,10 +74,27 @@ def check_input(model: Model, x: Tensor) -> None:
     if x.numel() == 0:
         raise ValueError(f"x is empty (shape {tuple(x.shape)}): pass at least one sample")
     _check_finite("x", x)
+    if torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"torch.autocast is on for {x.device.type}: half precision loses the digits of margins "
+            "and gradients. Call outside of it, or inside torch.autocast(..., enabled=False)"
+        )
     if isinstance(model, nn.Module):
-        _check_module(model, x)
-    if len(x) > 1:
-        _check_samples_are_independent(model, x)
+        _check_module(model)
+
+
+def check_agreement(model: Model, x: Tensor) -> None:
+    """Refuse a module whose weights are all on another device, or of another dtype, than x."""
+    tensors = (*model.parameters(), *model.buffers()) if isinstance(model, nn.Module) else ()
+    tensors = [t for t in tensors if t.is_floating_point()]
+    for attribute in ("device", "dtype"):
+        found, mine = {getattr(t, attribute) for t in tensors}, getattr(x, attribute)
+        if found and mine not in found:
+            theirs = ", ".join(sorted(map(str, found)))
+            raise ValueError(
+                f"model and x disagree in {attribute}: model has {theirs}, x has {mine}. "
+                f"Move one of them: x.to({attribute}) or model.to({attribute})"
+            )
 
 
 def restricted(model: Model, rows: Tensor) -> Model:
@@ -78,12 +106,44 @@ def restricted(model: Model, rows: Tensor) -> Model:
     return model.restricted_to(rows) if hasattr(model, "restricted_to") else model
 
 
-def _check_module(model: nn.Module, x: Tensor) -> None:
+def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A fresh leaf copy of `x`, and its logits in the dtype of `x` with the graph kept.
+
+    No question is asked but that the logits are a tensor: for loops over inputs that were checked
+    once. A compiled model runs uncompiled: its compiled graph allows one backward pass only.
+    """
+    leaf = x.detach().clone().requires_grad_(True)
+    with torch.enable_grad(), ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # else nothing was compiled
+            stack.enter_context(_COMPILED)
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        # a clone, which the model may change in place
+        logits = getattr(model, "_orig_mod", model)(leaf.clone())
+    if isinstance(logits, Tensor):
+        return leaf, logits.to(x.dtype) if logits.dtype in _PRECISIONS else logits
+    if hasattr(logits, "logits"):
+        remedy = "output.logits"
+    elif isinstance(logits, Mapping):
+        key = "logits" if "logits" in logits else next(iter(logits), "logits")
+        remedy = f"output[{key!r}]"
+    else:
+        remedy = "output[0]" if isinstance(logits, tuple | list) else "the tensor of logits"
+    raise TypeError(
+        f"model(x) must be a tensor (batch, n_classes), got {type(logits).__name__}: wrap model in "
+        f"a function or an nn.Module that returns {remedy}"
+    )
+
+
+def _check_module(model: nn.Module) -> None:
     for name, module in model.named_modules():
-        if not isinstance(module, _MODE_DEPENDENT):
-            continue
         where = f"layer '{name or type(module).__name__}' ({type(module).__name__})"
-        if module.training:
+        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+        if any(t.is_inference() for t in tensors):
+            raise ValueError(
+                f"model was built inside torch.inference_mode(), where its {where} can take no part "
+                "in gradients: build it outside, or inside torch.no_grad()"
+            )
+        if isinstance(module, _MODE_DEPENDENT) and module.training:
             raise ValueError(
                 f"model is in train mode: its {where} answers differently there, "
                 "so there is no single function Ψ to measure. Call model.eval() first"
@@ -93,34 +153,131 @@ def _check_module(model: nn.Module, x: Tensor) -> None:
                 f"model mixes the samples of a batch: its {where} keeps no running statistics. "
                 "Build it with track_running_stats=True"
             )
-    tensors = [p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()]
-    for attribute, remedy in (("device", "x.to(device)"), ("dtype", "x.to(dtype)")):
-        found = {getattr(p, attribute) for p in tensors}
-        mine = getattr(x, attribute)
-        if found and mine not in found:
-            theirs = ", ".join(sorted(map(str, found)))
-            raise ValueError(
-                f"model and x disagree in {attribute}: model has {theirs}, x has {mine}. "
-                f"Move one of them: {remedy} or model.to({attribute})"
-            )
 
 
-@torch.no_grad()
-def _check_samples_are_independent(model: Model, x: Tensor) -> None:
-    """Two samples tell: the first must have the same logits alone and in company."""
-    one, two = (torch.arange(n, device=x.device) for n in (1, 2))
-    alone, together = restricted(model, one)(x[one]), restricted(model, two)(x[two])[:1]
-    if alone.shape != together.shape or alone.ndim != 2:
-        return  # `check_logits` will say what is wrong
-    # Accelerators choose other kernels, and TF32, for other batch sizes.
-    rounding = torch.finfo(x.dtype).eps ** 0.5 if x.device.type == "cpu" else 1e-2
-    tolerance = rounding * together.abs().amax().clamp(min=1e-30)
-    if ((alone - together).abs() > tolerance).any():
+class _Watch(TorchFunctionMode):
+    """Sees the operations and the modules that a model calls in this thread, and refuses some.
+
+    A model may be a module, or any function around some: each is questioned before it is called.
+    What happens inside scripted modules cannot be seen, except by its effects.
+    """
+
+    def __init__(self, x: Tensor):
+        super().__init__()
+        self.thread, self.eps = threading.get_ident(), torch.finfo(x.dtype).eps
+        on_gpu = [torch.cuda.default_generators[x.device.index]] if x.is_cuda else []
+        self.random = [(g, g.get_state()) for g in (torch.default_generator, *on_gpu)]
+        self.modules, self.buffers = set(), []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.requires_grad:
+            self.eps = max(self.eps, torch.finfo(result.dtype).eps)
+            if self.eps > torch.finfo(torch.float32).eps:
+                raise ValueError(
+                    f"model computes in {result.dtype}: margins and gradients lose their digits. Let "
+                    "it compute in single precision: model.float(), without casts or autocast inside"
+                )
+        return result
+
+    def before_module(self, module: nn.Module, inputs) -> None:
+        if threading.get_ident() == self.thread and module not in self.modules:
+            _check_module(module)
+            self.modules.update(module.modules())
+            for path, part in module.named_modules():
+                if part.training or not isinstance(part, _NORM):
+                    for name, buffer in part.named_buffers(recurse=False):
+                        self.buffers.append((path, part, name, buffer, buffer.clone()))
+
+    @torch.no_grad()
+    def undone(self) -> str:
+        """What the model did to its buffers and to the random state, after it is undone."""
+        deeds = []
+        for path, module, name, buffer, old in self.buffers:
+            replaced = getattr(module, name) is not buffer
+            if replaced or not ((buffer == old) | (old != old)).all():  # NaN is as it was
+                setattr(module, name, buffer)
+                buffer.copy_(old)
+                deeds.append(f"changes its buffer '{path}.{name}'")
+        for generator, state in self.random:
+            if not torch.equal(generator.get_state(), state):
+                generator.set_state(state)
+                deeds.append("draws random numbers")
+        return deeds[0] if deeds else ""
+
+
+def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Send up to four samples, spread over the batch, through a watched model in pairs.
+
+    Returns
+    -------
+    rows : Tensor of int, `(k,)`
+        Which samples, none where the output is no logits (:func:`check_logits` will say why).
+    logits : Tensor, `(k, n_classes)`
+    tolerance : float
+        How far rounding may take the logits, relative to their summands ``|Ψ| + Σ_m |x_m ∂_m Ψ|``:
+        the logits themselves may cancel.
+
+    Raises
+    ------
+    ValueError
+        `model` draws random numbers, changes its buffers, computes in half precision, or lets the
+        logits of one sample of a pair depend on the other one (nothing of it leaves a trace); or
+        it fails, and its weights are on another device or of another dtype than x.
+    """
+    rows = torch.linspace(0, len(x) - 1, min(4, len(x)), device=x.device).round().long()
+    pairs, found = [rows] if len(x) == 1 else [rows[0::2], rows[1::2]], []
+    pairs = [pair.expand(min(2, len(x))) for pair in pairs]  # one sample is its own company
+    size, mixed, watch = 0.0, False, _Watch(x)
+    hook = register_module_forward_pre_hook(watch.before_module)
+    try:
+        with watch:
+            for pair in pairs:
+                leaf, logits = leaf_and_logits(restricted(model, pair), x[pair])
+                if logits.ndim != 2 or len(logits) != len(pair) or not logits.requires_grad:
+                    return rows[:0], logits, 0.0
+                grad = torch.autograd.grad(logits[0].max(), leaf, allow_unused=True)[0]
+                grad = torch.zeros_like(leaf) if grad is None else grad.abs()
+                found.append(logits.detach())
+                mixed |= bool((grad[1:] > 0).any())
+                summands = (leaf.detach()[0].abs() * grad[0]).nansum()
+                size = max(size, (found[-1].abs().max() + summands).item())
+    except RuntimeError:
+        check_agreement(model, x)  # the likely reason
+        raise
+    finally:
+        hook.remove()
+        deed = watch.undone()
+    if deed:
         raise ValueError(
-            "model gives a sample other logits alone than beside another sample: it mixes the "
-            "samples of a batch, or it is random. Per-sample gradients are undefined for it; "
-            "normalise within a sample, or pass samples one by one"
+            f"model {deed} when it is called (dropout, batch statistics, stochastic depth, spectral "
+            "norm in train mode?): there is no single function Ψ to measure. Call model.eval() "
+            "first, and pass training=False to functions such as dropout"
         )
+    if mixed:
+        _refuse_mixing("the logits of a sample have a derivative by another sample")
+    # Accelerators choose other kernels, and TF32, for other batch sizes.
+    rounding = watch.eps**0.5 if x.device.type == "cpu" else 1e-2
+    return torch.cat(pairs), torch.cat(found), rounding * size
+
+
+def check_company(logits: Tensor, rows: Tensor, alone: Tensor, tolerance: float) -> None:
+    """Refuse logits of a whole batch, of which some rows differ from those that :func:`compute_alone` found.
+
+    It cannot be seen what a batch does to the other samples only.
+    """
+    if len(rows) and logits.shape[1:] != alone.shape[1:]:
+        _refuse_mixing("the number of logits depends on the batch")
+    # NaN alone is a difference, too
+    if len(rows) and not ((alone - logits[rows]).abs() <= tolerance).all():
+        _refuse_mixing("a sample has other logits alone than beside other samples")
+
+
+def _refuse_mixing(found: str) -> None:
+    raise ValueError(
+        f"model mixes the samples of a batch, or it is random: {found}. Per-sample gradients are "
+        "undefined for it; normalise within a sample, or pass samples one by one"
+    )
 
 
 def _check_finite(name: str, values: Tensor) -> None:
@@ -143,9 +300,14 @@ def check_logits(logits: Tensor, x: Tensor) -> None:
             "score psi, decided by its sign, into torch.cat([-psi / 2, psi / 2], dim=1)"
         )
     if len(shape) != 2 or shape[0] != len(x):
+        squeezed = " (a .squeeze() without dim drops the axis of a batch of one)" * (len(x) == 1)
         raise ValueError(
             f"model(x) must have shape (batch, n_classes) with batch = {len(x)}, got {shape}: "
-            "return one row of logits a sample"
+            f"return one row of logits a sample{squeezed}"
+        )
+    if logits.dtype not in _PRECISIONS:
+        raise ValueError(
+            f"model(x) holds {logits.dtype}: return the logits in single or double precision"
         )
     _check_finite("model(x)", logits)
     if not logits.requires_grad:
@@ -192,7 +354,11 @@ def check_bounds(x: Tensor, bounds: Bounds | None) -> Bounds | None:
         return None
     try:
         low, high = (math.nan if isinstance(end, str) else float(end) for end in bounds)
-    except (TypeError, ValueError, RuntimeError):  # no sequence, not two, or tensors of many entries
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # no sequence, not two, or tensors of many entries
         low = high = math.nan
     if not low < high:
         raise ValueError(
@@ -224,7 +390,9 @@ def check_alignment(x: Tensor, saliency: Tensor) -> None:
 
 
 def check_at_least_one(name: str, value: int) -> None:
-    """Refuse a count below 1."""
+    """Refuse a count that is no integer, or below 1."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}: use int({value!r})")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
 

@@ -183,3 +183,150 @@ def test_refusals_and_clean_up():
     with pytest.raises(IndexError, match="target"):
         homogeneous_decomposition(model, x, 3)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+# --- whatever axis is the batch ---------------------------------------------------------------
+
+
+class TokensFirst(nn.Module):
+    """A dense layer on (tokens, batch, features), with as many tokens as samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Linear(3, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        tokens = self.embed(x.view(len(x), -1, 3).transpose(0, 1)).relu()
+        return self.head(tokens.amax(0))
+
+
+class Windows(nn.Module):
+    """Windows of an image, folded into the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Conv2d(1, 4, 2), nn.Linear(4, 4)
+
+    def forward(self, x):
+        windows = x.view(len(x), -1, 3).unfold(1, 3, 3).reshape(-1, 1, 3, 3)
+        features = self.embed(windows).relu().amax((2, 3))
+        return self.head(features.view(len(x), -1, 4).mean(1))
+
+
+class Siamese(nn.Module):
+    """One branch for two halves of the input, stacked in one batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.branch, self.head = nn.Linear(9, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        one, two = self.branch(torch.cat([x[:, :9], x[:, 9:]])).relu().chunk(2)
+        return self.head(torch.maximum(one, two))
+
+
+class Loop(nn.Module):
+    """One sample after the other, without a batch axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(18, 6), nn.BatchNorm1d(6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return torch.stack([self.head(self.norm(self.embed(one)[None]).relu()[0]) for one in x])
+
+
+class NormalizedReLU(nn.BatchNorm1d):
+    """Batch normalisation with an activation inside, as timm has it."""
+
+    def forward(self, x):
+        return super().forward(x).relu_()
+
+
+class StandardisedLinear(nn.Linear):
+    """Another weight, and an activation inside."""
+
+    def forward(self, x):
+        return nn.functional.leaky_relu(
+            nn.functional.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+        )
+
+
+class PaddedConv(nn.Conv1d):
+    def forward(self, x):
+        padded = nn.functional.pad(x[:, None], (1, 1))
+        return super().forward(padded).relu().flatten(1)
+
+
+def derived():
+    return nn.Sequential(
+        StandardisedLinear(18, 8), NormalizedReLU(8), PaddedConv(1, 2, 3), nn.Linear(16, 4)
+    )
+
+
+def without_bias():
+    bare = nn.BatchNorm1d(6, affine=False)
+    half = nn.BatchNorm1d(6)
+    half.bias = None
+    return nn.Sequential(nn.Linear(18, 6), bare, nn.ReLU(), half, nn.ReLU(), nn.Linear(6, 4))
+
+
+def by_copies(model, x, index):
+    """⟨b, ∂Ψ/∂b⟩ the slow way: scale one bias at a time, and take a difference quotient."""
+    result = {}
+    for name, module in model.named_modules():
+        bias = getattr(module, "bias", None)
+        mean = getattr(module, "running_mean", None)
+        values = [t for t in (bias, mean) if t is not None]
+        if values:
+            scores = []
+            for scale in (1 + 1e-6, 1 - 1e-6):
+                kept = [t.detach().clone() for t in values]
+                with torch.no_grad():
+                    for t in values:
+                        t *= scale
+                    scores.append(model(x).gather(1, index[:, None]).squeeze(1))
+                    for t, old in zip(values, kept, strict=True):
+                        t.copy_(old)
+            result[name] = (scores[0] - scores[1]) / 2e-6
+    return result
+
+
+@pytest.mark.parametrize(
+    "make", [TokensFirst, Windows, Siamese, Loop, derived, without_bias], ids=lambda f: f.__name__
+)
+def test_each_layer_and_sample_by_scaling_its_bias(make):
+    torch.manual_seed(3)
+    model, x = make().double().eval(), torch.randn(6, 18, dtype=torch.float64)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            if module.bias is not None:
+                module.bias.data.normal_()
+    result = decompose(model, x)
+    expected = by_copies(model, x, model(x).argmax(1))
+    assert list(result.per_layer) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(result.per_layer[name], value, rtol=1e-6, atol=1e-8)
+
+
+def test_an_activation_inside_that_is_not_homogeneous_is_named():
+    class Smooth(nn.Linear):
+        def forward(self, x):
+            return nn.functional.silu(super().forward(x))
+
+    model = nn.Sequential(Smooth(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    with pytest.warns(UserWarning, match=r"Not positively homogeneous: '0' \(Smooth\)$"):
+        homogeneous_decomposition(model, torch.randn(5, 4))
+
+
+def test_frozen_and_shared_biases():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    model[2].bias = model[0].bias
+    model, x = model.double().requires_grad_(False).eval(), torch.randn(5, 4).double()
+    result = decompose(model, x)
+    assert result.residual.abs().max() < 1e-12
+    assert (result.per_layer["0"] != 0).any()
+    assert (result.per_layer["2"] == 0).all()  # both of them are counted at the first

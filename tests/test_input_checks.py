@@ -180,8 +180,9 @@ def test_tie_takes_the_first_class_and_gives_zero():
     net = Scores(lambda x: torch.stack([x[:, 0], x[:, 0], x[:, 1]], 1))
     result = linearized_robustness(net, torch.tensor([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0]]))
     assert result.prediction.tolist() == [0, 2, 0]
-    assert result.value[[0, 2]].tolist() == [0.0, 0.0]
-    assert result.runner_up[0] == 1
+    assert result.value[2] == 0
+    assert result.runner_up[[0, 2]].tolist() == [2, 2]  # the twin has no boundary with class 0
+    torch.testing.assert_close(result.value[0], torch.tensor(0.5**0.5))
 
 
 def test_failed_attack_is_infinite_not_zero():

@@ -223,3 +223,53 @@ def test_penalty_lowers_the_input_gradient(digits):
     _, before = gradient_penalty_loss(plain, digits.x_test, digits.y_test, 1.0)
     _, after = gradient_penalty_loss(robust, digits.x_test, digits.y_test, 1.0)
     assert after < 0.8 * before
+
+
+def test_a_penalty_beside_batch_statistics_is_refused():
+    net, x, y = (
+        nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)),
+        torch.rand(6, 4),
+        torch.arange(6) % 3,
+    )
+    before = net[0].running_mean.clone()
+    for call in (
+        lambda: gradient_penalty_loss(net, x, y, 1.0),
+        lambda: fit(net, x, y, strength=1.0),
+    ):
+        with pytest.raises(ValueError, match=r"layer '0' \(BatchNorm1d\).*no penalty per sample"):
+            call()
+    with pytest.raises(ValueError, match="no penalty per sample"):
+        fit(net.eval(), x, y, strength=1.0)  # it would train in train mode
+    assert torch.equal(net[0].running_mean, before)
+    assert not net.training
+    whole = gradient_penalty_loss(net, x, y, 1.0)[1]
+    single = [gradient_penalty_loss(net, x[[b]], y[[b]], 1.0)[1] for b in range(6)]
+    torch.testing.assert_close(whole, torch.stack(single).mean())
+    fit(net, x[:5], y[:5], batch_size=2, epochs=1)  # a last batch of one
+    assert not torch.equal(net[0].running_mean, before)
+
+
+def test_images_of_bytes_are_refused():
+    net, x, y = mlp([4, 3]), torch.zeros(6, 4, dtype=torch.uint8), torch.arange(6) % 3
+    for call in (
+        lambda: fit(net, x, y),
+        lambda: gradient_penalty_loss(net, x, y, 0.0),
+        lambda: accuracy(net, x, y),
+    ):
+        with pytest.raises(TypeError, match=r"got torch\.uint8.*x\.float\(\) / 255"):
+            call()
+
+
+def test_the_penalty_needs_no_gradient_mode_and_leaves_the_images_alone():
+    net = nn.Sequential(nn.ReLU(inplace=True), mlp([4, 8, 3]))
+    x, y = torch.randn(6, 4), torch.arange(6) % 3
+    before = x.clone()
+    expected = gradient_penalty_loss(net, x, y, 1.0)
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            torch.testing.assert_close(
+                gradient_penalty_loss(net, x.clone(), y.clone(), 1.0), expected
+            )
+    accuracy(net, x, y)
+    gradient_penalty_loss(net, x, y, 0.0)
+    assert torch.equal(x, before)

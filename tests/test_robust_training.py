@@ -89,7 +89,19 @@ def batch_norm():
     )
 
 
-@pytest.mark.parametrize("make", [smallnet, batch_norm])
+def reused():
+    """Frozen, unused and tied weights, and one layer under two names."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), *(nn.Linear(64, 64) for _ in range(4)), nn.Linear(64, 10))
+    net[1].requires_grad_(False)
+    net[2].weight = net[3].weight
+    net[4] = net[3]
+    net.unused = nn.Identity()
+    net.unused.weight = nn.Parameter(torch.ones(3))
+    return net
+
+
+@pytest.mark.parametrize("make", [smallnet, batch_norm, reused])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_resumed_training_ends_in_the_same_bits(images, tmp_path, monkeypatch, make, momentum):
     options = {
@@ -103,7 +115,8 @@ def test_resumed_training_ends_in_the_same_bits(images, tmp_path, monkeypatch, m
 
     def run(checkpoint=None):
         net = make()
-        history = one(net, images, 0.1, recipe=recipe, checkpoint=checkpoint)
+        strength = 0.0 if make is batch_norm else 0.1
+        history = one(net, images, strength, recipe=recipe, checkpoint=checkpoint)
         return torch.cat([v.flatten().double() for v in net.state_dict().values()]), history.losses
 
     def write_and_keep(path, content, write=module.write_at_once):
@@ -213,3 +226,42 @@ def test_progress_goes_to_the_error_stream_if_asked_for(images, capsys):
         assert ("λ = 0.5" in bar) == shown
     steps = 4 * -(-len(images[0]) // 50)
     assert f"{steps}/{steps}" in bar
+
+
+def test_a_penalty_beside_batch_statistics_is_refused(images):
+    recipe = replace(RECIPE, epochs=1, learning_rate=0.01)
+    with pytest.raises(ValueError, match=r"layer '1' \(BatchNorm2d\).*freeze_statistics=True"):
+        one(batch_norm(), images, 0.1, recipe=recipe)
+    frozen = one(batch_norm(), images, 0.1, recipe=replace(recipe, freeze_statistics=True))
+    assert frozen.diverged is None
+
+
+def test_a_single_image_left_over_joins_the_batch_before_it(images):
+    x, y = images
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 10))
+    sizes = []
+    net.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    one(net, (x[:21], y[:21]), recipe=replace(RECIPE, epochs=1, batch_size=5))
+    assert sizes == [5, 5, 5, 6]
+    sizes.clear()
+    net[2].eval()  # no statistics are taken: no reason to change a batch
+    recipe = replace(RECIPE, epochs=1, batch_size=5, freeze_statistics=True)
+    one(net, (x[:21], y[:21]), recipe=recipe)
+    assert sizes == [5, 5, 5, 5, 1]
+
+
+def test_attention_is_trained_with_a_penalty(images):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.key, self.head = nn.Linear(8, 8), nn.Linear(64, 10)
+
+        def forward(self, x):
+            rows = self.key(x.flatten(1).view(-1, 1, 8, 8))
+            mixed = nn.functional.scaled_dot_product_attention(rows, rows, rows)
+            return self.head(mixed.flatten(1))
+
+    torch.manual_seed(0)
+    recipe = replace(RECIPE, learning_rate=0.1)
+    history = one(Attention(), images, 0.1, recipe=recipe)
+    assert history.losses[-1] < history.losses[0]

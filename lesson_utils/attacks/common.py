@@ -7,7 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd import checked_logits, gradient, leaf_and_logits, logit_of, norm, per_sample, ranking
+from ..autograd import (
+    checked_logits,
+    gradient,
+    leaf_and_logits,
+    logit_of,
+    norm,
+    per_sample,
+    ranking,
+)
 from ..validation import Bounds, Model, check_bounds, restricted
 
 
@@ -87,7 +95,7 @@ def is_adversarial(task: Task, y: Tensor) -> Tensor:
 
 
 def advance(task: Task, y: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """y + step inside the bounds, and whether it is an adversary.
+    """Y + step inside the bounds, and whether it is an adversary.
 
     Where the scores there are no numbers the step is halved, a dozen times at most.
     """

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ..files import write_at_once
 from ..photographs import pixels
-from ..training import gradient_penalty_loss
+from ..training import cut_into_batches, gradient_penalty_loss
 from ..validation import check_strength
 from .processes import is_first, rank_and_count, shared, summed
 from .settings import Recipe
@@ -114,7 +114,8 @@ def train(
             if isinstance(images, DataLoader):
                 batches = _loaded(images, len(epochs))
             else:
-                batches = _shares(images, order, recipe)
+                whole = cut_into_batches(model, order, recipe.batch_size)
+                batches = _shares(images, whole, recipe.augment)
             loss = _epoch(step, batches, device, bar)
             finite = all(p.isfinite().all() for p in model.parameters())
             epochs.append([time.perf_counter() - began, loss if finite else math.nan])
@@ -139,12 +140,12 @@ def seed_epoch(epoch: int, seed: int, n: int) -> Tensor:
     return torch.as_tensor(np.random.default_rng([seed, epoch]).permutation(n))
 
 
-def _shares(data: TensorDataset, order: Tensor, recipe: Recipe) -> Iterator[_Batch]:
+def _shares(data: TensorDataset, batches: list[Tensor], augment: bool) -> Iterator[_Batch]:
     """The batches of an epoch, of each batch the part of this process."""
     (x, y), (rank, world) = data.tensors, rank_and_count()
-    for batch in order.split(recipe.batch_size):
+    for batch in batches:
         images = pixels(x[batch.to(x.device)])
-        if recipe.augment:  # before it is shared out, so that all processes draw alike
+        if augment:  # before it is shared out, so that all processes draw alike
             images = flip_and_shift(images)
         count = len(range(rank, len(batch), world))
         # Of a batch with fewer images than processes some get a copy that does not count.
@@ -199,11 +200,14 @@ def _save(checkpoint: Path | None, identity: str, model, optimizer, epochs) -> N
         return
     from safetensors.torch import save
 
-    tensors = {f"weight.{name}": value.contiguous() for name, value in model.state_dict().items()}
+    dense = {"memory_format": torch.contiguous_format}
+    # Copies: tied layers share their memory, of which the file knows nothing.
+    tensors = {f"weight.{name}": v.clone(**dense) for name, v in model.state_dict().items()}
     tensors["epochs"] = torch.tensor(epochs, dtype=torch.float64)
     for name, p in model.named_parameters():
-        if optimizer.defaults["momentum"]:
-            tensors[f"momentum.{name}"] = optimizer.state[p]["momentum_buffer"].contiguous()
+        # None where there is no momentum; frozen or unused weights have no state at all
+        if (momentum := optimizer.state.get(p, {}).get("momentum_buffer")) is not None:
+            tensors[f"momentum.{name}"] = momentum.clone(**dense)
     write_at_once(checkpoint, save(tensors, metadata={"training": identity}))
 
 
@@ -223,7 +227,7 @@ def _resume(checkpoint: Path | None, identity: str, model, optimizer) -> list[li
         for name, value in model.state_dict().items():
             value.copy_(stored.get_tensor(f"weight.{name}"))
         for name, p in model.named_parameters():
-            if optimizer.defaults["momentum"]:
+            if f"momentum.{name}" in stored.keys():  # noqa: SIM118  (no mapping)
                 momentum = stored.get_tensor(f"momentum.{name}")
                 optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(momentum)
         return stored.get_tensor("epochs").tolist()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd import norm
-from ..validation import check_input
+from ..validation import check_agreement, check_input
 
 
 class AffineClassifier(nn.Module):
@@ -52,6 +52,7 @@ class AffineClassifier(nn.Module):
     def _nearest_boundary(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """ρ, `(batch,)`, and the step from x to the nearest boundary, `(batch, d)`."""
         check_input(self, x)
+        check_agreement(self, x)
         logits = self(x)
         prediction = logits.argmax(1)
         normals = self.weight[prediction][:, None] - self.weight  # (batch, n, d)
@@ -68,7 +69,8 @@ class AffineClassifier(nn.Module):
         """Exact robustness, ``ρ(x) = min_{j≠i*} (Ψ^{i*} − Ψ^j) / ‖z_{i*} − z_j‖``.
 
         The region of class i* is an intersection of half-spaces, so the distance to
-        its complement is the smallest distance to one of the bounding hyperplanes.
+        its complement is the smallest distance to one of the bounding hyperplanes. An equal
+        row has none: a twin of i* does not count, not even at a tie.
 
         Parameters
         ----------
@@ -83,8 +85,9 @@ class AffineClassifier(nn.Module):
     def closest_adversary(self, x: Tensor) -> Tensor:
         """Foot of the perpendicular from x to the nearest boundary, of the shape of x.
 
-        The infimum in ρ is attained there: the two classes tie, and any step beyond
-        changes the decision.
+        The two classes tie there, and any step beyond changes the decision. Up to rounding the
+        infimum in ρ is attained there if the rival comes before i*, and only approached if it
+        comes after: of several maximal classes the first one wins.
         """
         return x + self._nearest_boundary(x)[1].view_as(x)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..validation import check_input
+from ..validation import check_agreement, check_input
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class PlanarReLUNet(nn.Module):
     Raises
     ------
     ValueError
-        `net` has other layers, or no 2 inputs.
+        `net` has other layers, no 2 inputs, or a single output.
     """
 
     def __init__(self, net: nn.Sequential):
@@ -50,6 +50,11 @@ class PlanarReLUNet(nn.Module):
             raise ValueError("net must be an nn.Sequential of Linear, ReLU, Linear, …, Linear")
         if layers[0].in_features != 2:
             raise ValueError(f"net must have 2 inputs, got {layers[0].in_features}")
+        if layers[-1].out_features < 2:
+            raise ValueError(
+                "net must have at least 2 logits, got 1: a binary score psi is the same classifier "
+                "with the two logits (-psi / 2, psi / 2)"
+            )
         self.net = net
         self._dense = [m for m in layers if isinstance(m, nn.Linear)]
 
@@ -121,6 +126,7 @@ class PlanarReLUNet(nn.Module):
 
     def _nearest_other_class(self, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
         check_input(self, x)
+        check_agreement(self, x)
 
         def edges_of_cells(center, radius):
             return _edges(self.cells(center, radius))
@@ -133,6 +139,7 @@ class PlanarReLUNet(nn.Module):
         Where ρ̃ < r, ρ̃ = ρ; where not, ρ ≥ r is all that linearization proves.
         """
         check_input(self, x)
+        check_agreement(self, x)
 
         def kinks(center, radius):
             regions = self.linear_regions(center, radius)

@@ -1,0 +1,479 @@
+"""Any model, any caller: the right number, or a refusal that says why, and never a trace."""
+
+import functools
+import threading
+from collections import OrderedDict
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import dropout
+
+from lesson_utils import (
+    AffineClassifier,
+    BinaryClassifier,
+    alignment,
+    binarize,
+    bound_terms,
+    homogeneous_decomposition,
+    jacobian,
+    linearized_robustness,
+    measure,
+    minimal_l2,
+    saliency_map,
+)
+from lesson_utils.models import SmallNet, mlp
+from lesson_utils.training import accuracy, fit, gradient_penalty_loss
+
+torch.manual_seed(0)
+NET = mlp([64, 20, 5]).eval()
+X = torch.rand(4, 64)
+FUNCTIONS = [saliency_map, jacobian, linearized_robustness, measure, homogeneous_decomposition]
+
+
+class Around(nn.Module):
+    """A module around any function of x."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+# --- mixing and randomness -----------------------------------------------------------------
+
+
+def without_first_of_batch(x):
+    return NET(torch.cat([0 * x[:1], x[1:]]))
+
+
+@torch.no_grad()
+def spread(x):
+    return x.std(0) if len(x) > 1 else 1.0
+
+
+MIXING = {
+    "maximum": lambda x: NET(x / x.max()),
+    "maximum as a number": lambda x: NET(x / x.max().item()),
+    "mean": lambda x: NET(x - x.mean(0)),
+    "statistics without gradient": lambda x: NET(x / spread(x)),
+    "a threshold of the batch": lambda x: NET(x * (x > x.mean(0))),
+    "neighbours": lambda x: NET(x + 0.01 * x.roll(1, 0)),
+    "the other end": lambda x: NET(x + x.flip(0)),
+    "place": lambda x: NET(x * torch.arange(1, len(x) + 1)[:, None]),
+    "first place": without_first_of_batch,
+    "softmax over the batch": lambda x: NET(x).softmax(0),
+}
+
+
+@pytest.mark.parametrize("batch", [2, 3, 4, 17])
+@pytest.mark.parametrize("name", MIXING)
+def test_mixing_is_refused(name, batch):
+    x = torch.rand(batch, 64, generator=torch.Generator().manual_seed(batch))
+    x[0, 0] = 2  # the maximum is in the first sample
+    for model in (MIXING[name], Around(MIXING[name])):
+        for function in (saliency_map, linearized_robustness, measure):
+            with pytest.raises(ValueError, match="mixes the samples of a batch"):
+                function(model, x)
+
+
+def test_mixing_that_shows_in_derivatives_only_is_refused():
+    x = X.clone()
+    x[:, 0] = 1  # the maximum of each sample alone is that of the batch
+    with pytest.raises(ValueError, match="derivative by another sample"):
+        saliency_map(MIXING["maximum"], x)
+
+
+def test_one_by_one_is_the_remedy():
+    model = Around(lambda x: NET(x.reshape(1, 64) / x.max()))  # takes no other batch
+    alone = torch.cat([linearized_robustness(model, one[None]).value for one in X])
+    torch.testing.assert_close(measure(model, X, chunk_size=1).linearized_robustness, alone)
+
+
+def stochastic_depth(x):
+    return NET(x) if torch.rand(()) < 0.999 else NET(0 * x)
+
+
+LSTM = nn.LSTM(8, 5, num_layers=2, dropout=0.01, batch_first=True)
+ATTENTION = nn.MultiheadAttention(8, 2, dropout=0.01, batch_first=True)
+RANDOM = {
+    "dropout by function": lambda x: NET(dropout(x, 0.001)),
+    "stochastic depth": stochastic_depth,
+    "noise": lambda x: NET(x + 1e-6 * torch.randn_like(x)),
+    "LSTM": lambda x: LSTM(x.view(-1, 8, 8))[0][:, -1],
+    "attention": lambda x: ATTENTION(*3 * [x.view(-1, 8, 8)])[0][:, 0],
+}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("name", RANDOM)
+def test_randomness_is_refused_each_time_and_leaves_the_random_state(name, batch):
+    state = torch.get_rng_state()
+    for _ in range(5):
+        with pytest.raises(ValueError, match=r"draws random numbers.*model\.eval\(\)"):
+            linearized_robustness(RANDOM[name], X[:batch])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def batch_norm():
+    return nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+
+
+AROUND = {
+    "lambda": lambda net: lambda x: net(x),
+    "partial": lambda net: functools.partial(lambda scale, x: net(scale * x), 2.0),
+    "bound method": lambda net: net.forward,
+    "deeper": lambda net: Around(lambda x: net[2](net[1](net[0](x)))),
+}
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_train_mode_is_seen_through_wrappers(name):
+    net = batch_norm()
+    before = [b.clone() for b in net.buffers()]
+    with pytest.raises(ValueError, match=r"train mode.*BatchNorm1d.*model\.eval\(\)"):
+        saliency_map(AROUND[name](net), X)
+    assert all(map(torch.equal, before, net.buffers()))
+    saliency_map(AROUND[name](net.eval()), X)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("wrap", [lambda net: net, AROUND["lambda"]])
+@pytest.mark.parametrize(
+    "net",
+    [
+        torch.jit.script(batch_norm()),
+        nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(64, 5))),
+        nn.Sequential(nn.utils.spectral_norm(nn.Linear(64, 5))),
+    ],
+    ids=["scripted", "parametrized", "hooked"],
+)
+def test_a_model_that_changes_itself_is_refused_and_put_back(net, wrap):
+    before = {name: b.clone() for name, b in net.named_buffers()}
+    with pytest.raises(ValueError, match=r"changes its buffer '.*model\.eval\(\)"):
+        saliency_map(wrap(net.train()), X)
+    for name, buffer in net.named_buffers():
+        assert torch.equal(buffer, before[name])
+    saliency_map(wrap(net.eval()), X)
+
+
+class ByHand(nn.Module):
+    """Batch normalisation written by hand, which binds new buffers to their names."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return self.head(x - self.mean)
+
+
+def test_a_buffer_that_is_replaced_is_put_back():
+    model = ByHand()
+    mean = model.mean
+    with pytest.raises(ValueError, match=r"changes its buffer '.*mean'"):
+        saliency_map(model, X)
+    assert model.mean is mean
+    assert (mean == 0).all()
+    saliency_map(model.eval(), X)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_half_precision_in_a_scripted_model_is_seen_at_its_logits():
+    class Half(nn.Module):
+        def forward(self, x):
+            return x.to(torch.bfloat16)[:, :3]
+
+    with pytest.raises(ValueError, match=r"model\(x\) holds torch\.bfloat16.*single or double"):
+        saliency_map(torch.jit.script(Half()), X)
+
+
+def test_a_module_compiled_in_place():
+    net = mlp([64, 20, 5]).eval()
+    net.load_state_dict(NET.state_dict())
+    net.compile(backend="aot_eager")
+    net(X)
+    torch.testing.assert_close(
+        measure(net, X).linearized_robustness, measure(NET, X).linearized_robustness
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_points_of_the_package_itself_are_taken(seed):
+    """On the boundary the scores cancel: their rounding is no mixing."""
+    generator = torch.Generator().manual_seed(seed)
+    model = BinaryClassifier(torch.randn(784, generator=generator), 0.3)
+    foot = model.closest_adversary(torch.rand(8, 784, generator=generator))
+    scale = foot.norm(dim=1)
+    assert (model.robustness(foot) < 1e-5 * scale).all()
+    assert (linearized_robustness(model, foot).value < 1e-5 * scale).all()
+
+
+# --- precision and outputs -------------------------------------------------------------------
+
+HALF = mlp([64, 20, 5]).bfloat16().eval()
+REDUCED = {
+    "casts around a module": lambda x: HALF(x.bfloat16()).float(),
+    "a cast of the input": lambda x: NET(x.half().float()),
+    "autocast inside": torch.autocast("cpu", torch.bfloat16)(lambda x: NET(x).float()),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_reduced_precision_inside_is_refused(name):
+    with pytest.raises(ValueError, match=r"computes in torch\.(b?float16).*model\.float\(\)"):
+        linearized_robustness(REDUCED[name], X)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_autocast_around_the_call_is_refused(function):
+    with torch.autocast("cpu", torch.bfloat16):
+        with pytest.raises(ValueError, match=r"torch\.autocast is on for cpu.*enabled=False"):
+            function(NET, X)
+        with torch.autocast("cpu", enabled=False):
+            function(NET, X)
+
+
+OUTPUTS = {
+    "tuple": (lambda y: (y, y), r"got tuple.*output\[0\]"),
+    "list": (lambda y: [y], r"got list.*output\[0\]"),
+    "dict": (lambda y: {"out": y}, r"got dict.*output\['out'\]"),
+    "ordered": (lambda y: OrderedDict(aux=y, logits=y), r"output\['logits'\]"),
+    "object": (lambda y: SimpleNamespace(logits=y), r"SimpleNamespace.*output\.logits"),
+    "array": (lambda y: y.detach().numpy(), r"got ndarray.*the tensor of logits"),
+    "nothing": (lambda y: None, r"got NoneType.*the tensor of logits"),
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_that_are_no_tensor(name, function):
+    wrap, message = OUTPUTS[name]
+    with pytest.raises(TypeError, match=rf"model\(x\) must be a tensor.*{message}"):
+        function(Around(lambda x: wrap(NET(x))), X)
+
+
+def test_other_refusals():
+    with pytest.raises(ValueError, match=r"x is stored as torch\.sparse_coo: use x\.to_dense"):
+        saliency_map(NET, X.to_sparse())
+    with pytest.raises(ValueError, match=r"batch = 1, got \(5,\).*squeeze"):
+        saliency_map(lambda x: NET(x).squeeze(), X[:1])
+    with pytest.raises(ValueError, match=r"holds torch\.int64: return the logits"):
+        saliency_map(lambda x: torch.stack([NET(x).argmax(1)] * 2, 1), X)
+    for bad in (2.0, True, "2"):
+        with pytest.raises(TypeError, match="top_k must be an integer"):
+            linearized_robustness(NET, X, top_k=bad)
+        with pytest.raises(TypeError, match="chunk_size must be an integer"):
+            measure(NET, X, chunk_size=bad)
+    with pytest.raises(ValueError, match="i and j must be two classes, got 2 twice"):
+        binarize(NET, 2, 2)
+    with pytest.raises(ValueError, match="i and j must be two classes, got 1 twice"):
+        binarize(NET, torch.tensor([0, 1, 2, 3]), 1)(X)
+    with torch.inference_mode():
+        there = mlp([64, 5]).eval()
+    with pytest.raises(ValueError, match=r"built inside torch\.inference_mode\(\)"):
+        saliency_map(there, X)
+
+
+# --- sound requests --------------------------------------------------------------------------
+
+
+def with_its_own_gradient(x):
+    (slope,) = torch.autograd.grad(NET(x).square().sum(), x, create_graph=True)
+    return NET(x) + 0 * slope.sum(1, keepdim=True)
+
+
+class Double(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = mlp([64, 20, 5]).double().eval()
+        self.net.load_state_dict(NET.state_dict())
+
+    def forward(self, x):
+        return self.net(x.double())
+
+
+def compiled():
+    return torch.compile(NET, backend="aot_eager")
+
+
+SOUND = {
+    "in place at first": lambda: Around(lambda x: NET(x.mul_(2).div_(2))),
+    "64 bits for 32": lambda: Around(Double()),
+    "a gradient inside": lambda: Around(with_its_own_gradient),
+    "squeeze": lambda: lambda x: NET(x).squeeze(),
+    "a function around a compiled one": lambda: functools.partial(compiled()),
+    "compiled": compiled,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*global hooks:UserWarning")
+@pytest.mark.parametrize("name", SOUND)
+def test_the_right_number(name):
+    model, x = SOUND[name](), X.clone()
+    for _ in range(2):
+        expected, found = measure(NET, X), measure(model, x)
+        for value, want in zip(found, expected, strict=True):
+            torch.testing.assert_close(value, want, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(saliency_map(model, x), saliency_map(NET, X))
+    assert torch.equal(x, X)
+
+
+def test_32_bits_for_64():
+    model = Around(lambda x: NET(x.float()).double())
+    value = linearized_robustness(model, X.double()).value
+    assert value.dtype == torch.float64
+    torch.testing.assert_close(value.float(), linearized_robustness(NET, X).value)
+
+
+def test_a_model_bound_to_its_batch_is_measured_in_chunks():
+    full = linearized_robustness(NET, X)
+    binary = binarize(NET, full.prediction, full.runner_up)
+    for chunk in (1, 2, 3):
+        found = measure(binary, X, chunk_size=chunk)
+        torch.testing.assert_close(found.linearized_robustness, full.value)
+    parts = homogeneous_decomposition(binary, X, target=1)
+    torch.testing.assert_close(parts.homogeneous + parts.bias, binary.score(X).detach() / 2)
+
+
+def test_threads_that_share_one_network():
+    torch.manual_seed(0)
+    net = SmallNet((1, 8, 8), widths=(4, 8, 8), hidden=16).eval()
+    batches = [torch.rand(3, 1, 8, 8) for _ in range(8)]
+    expected = [homogeneous_decomposition(net, x) for x in batches]
+    found, failures = {}, []
+
+    def work(k):
+        try:
+            for _ in range(3):
+                found[k] = homogeneous_decomposition(net, batches[k]), measure(net, batches[k])
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    for k, (parts, m) in found.items():
+        torch.testing.assert_close(parts.per_layer, expected[k].per_layer)
+        torch.testing.assert_close(m.bias, expected[k].bias, rtol=1e-4, atol=1e-5)
+
+
+# --- ties ------------------------------------------------------------------------------------
+
+
+def test_a_twin_is_no_rival():
+    """Two equal rows tie everywhere: there is no boundary between them."""
+    model, x = AffineClassifier([[1.0, 0], [1.0, 0], [0, 1.0]]), torch.tensor([[1.0, 0.5]]).double()
+    expected = torch.tensor([0.5 / 2**0.5]).double()
+    full = linearized_robustness(model, x)
+    for value in (model.robustness(x), full.value, minimal_l2(model, x).distance):
+        torch.testing.assert_close(value, expected)
+    assert full.runner_up.item() == 2
+    m = measure(model, x)
+    torch.testing.assert_close(m.linearized_robustness, expected)
+    assert m.bound.isfinite().all()
+    assert (m.bound >= expected).all()
+
+
+def test_a_tie_with_another_row_is_a_boundary():
+    model = AffineClassifier([[1.0, 0], [1.0, 0], [0, 1.0]])
+    x = torch.tensor([[1.0, 1.0], [-1.0, -1.0]]).double()
+    assert model.robustness(x).tolist() == [0, 0]
+    full = linearized_robustness(model, x)
+    assert full.value.tolist() == [0, 0]
+    assert full.prediction.tolist() == [0, 0]  # the first maximal class
+    only_twins = Around(lambda x: torch.stack([x.sum(1), x.sum(1)], 1))
+    assert linearized_robustness(only_twins, x).value.tolist() == [torch.inf, torch.inf]
+
+
+# --- no trace --------------------------------------------------------------------------------
+
+LABELS = torch.arange(4) % 3
+CALLS = {
+    "saliency_map": saliency_map,
+    "jacobian": jacobian,
+    "linearized_robustness": linearized_robustness,
+    "measure": measure,
+    "bound_terms": bound_terms,
+    "homogeneous_decomposition": homogeneous_decomposition,
+    "minimal_l2": minimal_l2,
+    "binarize": lambda model, x: binarize(model, 0, 1)(x),
+    "alignment": lambda model, x: alignment(x, x + 1),
+    "gradient_penalty_loss": lambda model, x: gradient_penalty_loss(model, x, LABELS, 1.0),
+    "accuracy": lambda model, x: accuracy(model, x, LABELS),
+    "fit": lambda model, x: fit(model, x, LABELS, epochs=0),
+}
+STATES = {
+    "gradients": torch.enable_grad,
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+}
+
+
+def traces(model, x):
+    """All that a call might leave changed."""
+    tensors = [x.detach(), *model.state_dict().values(), torch.get_rng_state()]
+    modules = list(model.modules())
+    return [t.clone() for t in tensors], [
+        [p.grad is None and p.requires_grad for p in model.parameters()],
+        [x.grad, x.requires_grad, x.is_inference()],
+        [m.training for m in modules],
+        [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules],
+        len(nn.modules.module._global_forward_hooks),
+        len(nn.modules.module._global_forward_pre_hooks),
+        torch.get_default_dtype(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.overrides._get_current_function_mode_stack(),
+    ]
+
+
+class Fails(nn.Module):
+    """A network that fails at its call number `after`."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.net, self.left = batch_norm().eval(), after
+
+    def forward(self, x):
+        self.left -= 1
+        if self.left < 0:
+            raise ArithmeticError
+        return self.net(x)
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", CALLS)
+def test_no_trace(name, state):
+    for frozen in (False, name == "saliency_map"):
+        model = batch_norm().eval().requires_grad_(not frozen)
+        with STATES[state]():
+            x = X.clone()
+            before = traces(model, x)
+            CALLS[name](model, x)
+            after = traces(model, x)
+        assert all(map(torch.equal, before[0], after[0]))
+        assert before[1] == after[1]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3])
+@pytest.mark.parametrize("name", [n for n in CALLS if n not in ("alignment", "fit")])
+def test_no_trace_after_an_exception(name, after):
+    model, x = Fails(after), X.clone().requires_grad_(True)
+    before = traces(model, x)
+    try:
+        CALLS[name](model, x)
+    except ArithmeticError:
+        assert model.left < 0
+    after = traces(model, x)
+    assert all(map(torch.equal, before[0], after[0]))
+    assert before[1] == after[1]
