@@ -364,9 +364,10 @@ def test_two_processes_make_the_record_of_one(photographs, tmp_path):
 def test_folders_of_photographs_are_looked_through(photographs, capsys):
     main(["check-data", str(photographs)])
     shown = capsys.readouterr().out
-    assert "('images', {'train': 20, 'val': 20})" in shown
-    assert "('modes', {'RGB': 38, 'L': 2})" in shown
-    assert "('faulty', [])" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert rows[1:3] == [[split, "20", "20", "1", "…", "1"] for split in ("train", "val")]
+    assert "modes: RGB 38, L 2" in shown
+    assert "problems: 0" in shown and "cannot be read: 0" in shown
 
 
 def test_presets_are_what_the_text_says():

@@ -133,8 +133,9 @@ def test_missing_folders_are_named(folder, tmp_path, monkeypatch):
     (folder / "val").rename(folder / "test")
     with pytest.raises(FileNotFoundError, match=r"/val is missing: an image folder has"):
         tensors(folder)
-    with pytest.raises(FileNotFoundError, match=r"/val is missing: an image folder has"):
-        check_images(folder)
+    found = check_images(folder)
+    assert [problem.split(":")[0] for problem in found.problems] == [f"{folder}/val is missing"]
+    assert found.images == {"train": 9, "val": 0}
     monkeypatch.setenv("LESSONS_DATA", str(folder))
     assert len(listed(None, "train")[0]) == 9
 
@@ -145,8 +146,11 @@ def test_empty_classes_are_named(folder, tiny):
     with pytest.raises(FileNotFoundError, match=r"no valid file for the classes n02\."):
         listed(folder, "val")
     (folder / "train" / "n04").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no valid file for the classes n04\."):
-        check_images(folder)
+    found = check_images(folder)
+    both = ("train", "n04"), ("val", "n02, n04")
+    for problem, (split, names) in zip(found.problems, both, strict=True):
+        assert f"{split} has no valid file for the classes {names}." in problem
+    assert found.images == {"train": 9, "val": 4}
     (tiny / "wnids.txt").write_text("n01 n02 n03 n77")
     with pytest.raises(FileNotFoundError, match=r"no valid file for the classes n77\."):
         listed(tiny, "train")

@@ -10,7 +10,8 @@ same folder: each process takes the next network that no other works on.
 """
 
 from .exporting import export
+from .merging import merge
 from .run import run
 from .settings import PRESETS, Settings
 
-__all__ = ["PRESETS", "Settings", "export", "run"]
+__all__ = ["PRESETS", "Settings", "export", "merge", "run"]
