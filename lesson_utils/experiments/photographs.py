@@ -75,7 +75,7 @@ def look_through(folder: Path, split: str, wanted: int = 0) -> Split:
     """
     skipped, problems, samples, classes = Counter(), [], [], []
     try:
-        known = _classes(folder, skipped)
+        known = _classes(folder)
         if not 0 <= wanted <= len(known):
             raise ValueError(f"classes must be 0 (all) … {len(known)}, got {wanted}")
         classes = [
@@ -83,7 +83,8 @@ def look_through(folder: Path, split: str, wanted: int = 0) -> Split:
         ]
         labels = {name: label for label, name in enumerate(classes)}
         annotations = folder / split / "val_annotations.txt"
-        if annotations.exists() and _holds_images(folder / split / "images"):
+        sorted_in_text = annotations.exists() and _holds_images(folder / split / "images")
+        if sorted_in_text:
             samples = _annotated(annotations, labels)
         else:
             _refuse_flat(folder / split)
@@ -91,10 +92,10 @@ def look_through(folder: Path, split: str, wanted: int = 0) -> Split:
             samples = [(file, labels[name]) for name in classes for file in found.get(name, ())]
         there = {label for _, label in samples}
         if empty := [name for name in classes if labels[name] not in there]:
-            problems.append(
-                f"{folder / split} has no valid file for the classes {listed(empty)}."
-                f" An image is a file that ends in {', '.join(ENDINGS)}"
-            )
+            where = f"{folder / split} has no valid file for the classes"
+            if sorted_in_text:
+                where = f"{annotations} names no files of"
+            problems.append(f"{where} {listed(empty)}. Images end in {', '.join(ENDINGS)}")
     except UserError as error:
         problems.append(str(error))
     return Split(samples, classes, problems, skipped)
@@ -123,7 +124,7 @@ def _is_stray(path: Path, top: str) -> bool:
     return any(os.path.commonpath((target, one)) in (target, top) for one in (place, top))
 
 
-def _classes(folder: Path, skipped: Counter) -> list[str]:
+def _classes(folder: Path) -> list[str]:
     """Names of the classes, sorted: of `wnids.txt`, or else of the folders in `train`."""
     wnids, train = folder / "wnids.txt", folder / "train"
     if wnids.exists():

@@ -200,6 +200,7 @@ def _checksum_of_start(settings: Settings, kept: dict[str, dict], todo: list) ->
 
 def _check_kept(work: Work, kept: dict[str, dict]) -> None:
     """Refuse a folder whose networks were made otherwise, or are not all there."""
+    _check_recorded(work)
     for pair in (*map(_pair, kept.values()), *work.settings.models()):
         name = name_of(*pair)
         if name in kept:
@@ -218,9 +219,10 @@ def _check_kept(work: Work, kept: dict[str, dict]) -> None:
 def refuse_changes(where: Path, old: dict, new: dict) -> None:
     """Refuse to go on with what was made with other settings."""
     if changed := differences(old, new):
+        sums = " (a checksum stands for images, or for weights to start from)"
         raise UserError(
-            f"{where} is of an experiment with other settings ({changed}): "
-            "continue with these, or choose another folder"
+            f"{where} is of an experiment with other settings ({changed}): continue with these, "
+            f"or choose another folder{sums if 'sha256' in changed else ''}"
         )
 
 
@@ -327,27 +329,39 @@ def _moved(images: TensorDataset | DataLoader, device: str) -> TensorDataset | D
     return TensorDataset(*(part.to(device) for part in images.tensors))
 
 
+def _check_recorded(work: Work) -> dict:
+    """Settings that the folder says it has, {} if it is new; refuse others that decide."""
+    out, asked = work.out, work.settings.to_table() | work.sums
+    before = {}
+    if (out / "state" / "run.json").exists():
+        before = _read_json(out / "state" / "run.json")["settings"]
+    elif (out / "record.json").exists():
+        with for_the_user(ValueError):
+            before = load_record(out)["settings"]
+    if before:
+        refuse_changes(out, identity(before), identity(asked))
+        many = before["attack_images"]
+        if many > asked["attack_images"]:
+            raise UserError(f"{out} has attacks on {many} images: ask for at least so many")
+    return before
+
+
 def _begin(work: Work, command: str | None) -> None:
     """Note settings and provenance at the first start; compare them when a run continues."""
-    path = work.out / "state" / "run.json"
-    if not path.exists() and (work.out / "record.json").exists():
-        _restore_state(work.out)
+    path, asked = work.out / "state" / "run.json", work.settings.to_table() | work.sums
+    before = _check_recorded(work)
     began = datetime.now(UTC).isoformat(timespec="seconds")
     state = {"command": command, "environments": [], "timing": {"began": began}}
-    asked = work.settings.to_table() | work.sums
-    if path.exists():
+    if before:
+        if not path.exists():
+            _restore_state(work.out)
         state = _read_json(path)
-        before, now = identity(state["settings"]), identity(asked)
-        refuse_changes(work.out, before, now)
-        many = state["settings"]["attack_images"]
-        if many > work.settings.measuring.attack_images:
-            raise UserError(f"{work.out} has attacks on {many} images: ask for at least so many")
         known = (state["command"] or "").split("\n")
-        grows = work.todo or many < work.settings.measuring.attack_images
+        grows = work.todo or before["attack_images"] < asked["attack_images"]
         if command and command not in known and grows:  # one a line
             state["command"] = "\n".join(filter(None, [*known, command]))
-        if not Path(work.settings.network.weights).is_file():
-            asked["weights"] = state["settings"]["weights"]
+        if not Path(asked["weights"]).is_file():
+            asked["weights"] = before["weights"]
     write_at_once(path, json.dumps(state | {"settings": asked}, indent=1).encode())
 
 
