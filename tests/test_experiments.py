@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save
 
 from lesson_utils import data, measure, records
 from lesson_utils.data import load_digits
-from lesson_utils.experiments import PRESETS, export, run
+from lesson_utils.experiments import PRESETS, command_line, export, merge, run
 from lesson_utils.experiments.command_line import main
+from lesson_utils.experiments.processes import share_cores
 from lesson_utils.experiments.settings import RANGES
 from lesson_utils.records import (
     bundled_images,
@@ -639,7 +640,7 @@ def test_finished_folders_do_not_need_the_base_weights_or_the_place_of_the_data(
     with pytest.raises(ValueError, match="no file of weights"):
         run(settings.change(data=str(moved), strengths=(0.2,), attack_images=2), out)
     again = moved.rename(photographs)
-    with pytest.raises(ValueError, match="data must be"):
+    with pytest.raises(ValueError, match=r"moved is not there: .*\(--data\)"):
         export(out, tmp_path / "copy", [0.1])
     export(out, tmp_path / "copy", [0.1], data=again)
     assert load_model(tmp_path / "copy", 0.1)
@@ -924,14 +925,14 @@ print(json.dumps(found))
 
 
 def test_killed_at_random_points_it_ends_in_the_same_record(tmp_path):
-    """Three models; more than a hundred files are written in a run."""
-    change = {"epochs": 35, "decay_every": 20, "attack_images": 1}
-    settings = TINY.change(strengths=(0.0, 0.1, 0.3), **change)
+    """Two networks; more than fifty files are written in a run."""
+    settings = LEAST.change(strengths=(0.0, 0.1), epochs=25, decay_every=20)
     dice = random.Random(0)
-    strikes = [(dice.randint(2, 15), dice.uniform(0, 0.1)) for _ in range(10)] + [(1e9, 0)]
+    strikes = [(dice.randint(2, 9), dice.uniform(0, 0.05)) for _ in range(9)] + [(1e9, 0)]
     script = [sys.executable, "-c", ATTEMPTS]
     arguments = [json.dumps(settings.to_table()), str(tmp_path), json.dumps(strikes)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(
         [*script, *arguments], capture_output=True, text=True, check=False, env=environment
     )
@@ -944,6 +945,165 @@ def test_killed_at_random_points_it_ends_in_the_same_record(tmp_path):
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert not list((tmp_path / "killed").rglob("*.part"))
     assert not list((tmp_path / "killed").rglob("*.training.safetensors"))
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from lesson_utils.experiments.files import write_at_once
+
+content = sys.argv[2].encode() * 100_000
+for _ in range(30):
+    write_at_once(Path(sys.argv[1]), content)
+"""
+
+
+def test_a_file_that_several_write_is_always_whole(tmp_path):
+    path = tmp_path / "new" / "file"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment["OMP_NUM_THREADS"] = "1"
+    command = [sys.executable, "-c", WRITES, str(path)]
+    started = [subprocess.Popen([*command, letter], env=environment) for letter in "abc"]
+    seen = set()
+    while any(process.poll() is None for process in started):
+        if path.exists():
+            content = path.read_bytes()
+            assert len(content) == 100_000
+            seen.add(content[:1])
+            assert len(set(content)) == 1
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert seen and [file.name for file in path.parent.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
+    left = [
+        tmp_path / "state" / "run.json.1.part",
+        tmp_path / "state" / "strength-0-seed-0.training.safetensors.2.part",
+        tmp_path / "state" / "strength-0-seed-0.samples.safetensors.3.part",
+        tmp_path / "models" / "strength-0-seed-0.safetensors.4.part",
+    ]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    run(LEAST, tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_processes_side_by_side_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        with share_cores(tmp_path) as share:
+            share()
+            assert torch.get_num_threads() == 6
+            with FileLock(tmp_path / "process-1.lock"):  # another process begins
+                share()
+                assert torch.get_num_threads() == 3
+                with share_cores(tmp_path) as third:
+                    third()
+                    assert torch.get_num_threads() == 1  # a third of what it found, 3
+            share()
+            assert torch.get_num_threads() == 6
+        assert torch.get_num_threads() == 6
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        with FileLock(tmp_path / "process-0.lock"), share_cores(tmp_path) as share:
+            share()
+            assert torch.get_num_threads() == 6  # the user has decided
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- records of several machines, joined -----------------------------------------
+
+
+def test_six_folders_of_a_class_become_one_record(tmp_path, capsys):
+    """What the lecturer's guide describes: one network a student, one figure for all."""
+    command = ["digits", "--train-images", "60", "--epochs", "2", "--images", "6", "--quiet"]
+    command += ["--attack-images", "2", "--cw-rounds", "1", "--cw-steps", "2"]
+    strengths = ["0.3", "0", "0.01", "0.1", "0.03", "1"]
+    for k, strength in enumerate(strengths):
+        main([*command, "--strengths", strength, "--out", str(tmp_path / f"student-{k}")])
+    main([*command, "--strengths", *strengths, "--out", str(tmp_path / "alone")])
+    folders = [str(tmp_path / f"student-{k}") for k in range(6)]
+    main(["merge", *folders, "--out", str(tmp_path / "class")])
+    joined, alone = (load_record(tmp_path / name) for name in ("class", "alone"))
+    assert records.table(joined) in capsys.readouterr().out
+    ordered = sorted(map(float, strengths))
+    assert joined["settings"]["strengths"] == ordered
+    assert joined["models"] == sorted(alone["models"], key=lambda model: model["strength"])
+    assert len(medians(joined, "alignment")[0]) == 6
+    for strength in ordered:
+        mine, other = (load_samples(tmp_path / name, strength) for name in ("class", "alone"))
+        assert all(torch.equal(mine[name].nan_to_num(), other[name].nan_to_num()) for name in mine)
+        assert load_model(tmp_path / "class", strength)
+    growth_exponent(tmp_path / "class", ordered)
+    sources = joined["provenance"]["merged"]
+    assert [source["models"] for source in sources] == [
+        [f"strength-{strength}-seed-0"] for strength in strengths
+    ]
+    assert all("--out FOLDER" in source["command"] for source in sources)
+    assert set(joined["provenance"]["timing"]["training"]) == {m["name"] for m in joined["models"]}
+    assert len(joined["provenance"]["environments"]) == 1
+    # It goes on like any other folder, and is exported like any other.
+    main([*command, "--strengths", "3", "--out", str(tmp_path / "class")])
+    assert len(load_record(tmp_path / "class")["models"]) == 7
+    export(tmp_path / "class", tmp_path / "copy", [0.1])
+    assert load_model(tmp_path / "copy", 0.1)
+
+
+def test_merged_seeds_describe_the_networks_that_are_there(least, tmp_path):
+    run(LEAST.change(strengths=(0.1,), seeds=(4,)), tmp_path / "b")
+    found = merge([tmp_path / "b", least], tmp_path / "ab")
+    settings = found["settings"]
+    assert (settings["strengths"], settings["seeds"]) == ([0.0, 0.1], [0, 4])
+    assert settings["repeated"] == [0.1] and "models" not in settings
+    run(LEAST.change(strengths=(0.5,), seeds=(9,)), tmp_path / "c")
+    found = merge([tmp_path / "ab", tmp_path / "c"], tmp_path / "abc")
+    pairs = [[0.0, 0], [0.1, 0], [0.1, 4], [0.5, 9]]
+    assert found["settings"]["models"] == pairs
+    assert [[m["strength"], m["seed"]] for m in found["models"]] == pairs
+    assert len(found["provenance"]["merged"]) == 3  # a merged record names all it came from
+    assert len(medians(found, "alignment")[0]) == 3
+
+
+def test_only_records_of_one_experiment_are_joined(least, tmp_path):
+    for name, change, message in (
+        ("epochs", {"epochs": 1}, r"epochs = 1\).*epochs = 2"),
+        ("images", {"train_images": 61}, "data_sha256"),
+        ("attacks", {"attack_images": 2}, r"attack_images = 2\).*attack_images = 1"),
+        ("cw", {"cw_steps": 3}, r"cw_steps = 3\)"),
+    ):
+        run(LEAST.change(strengths=(0.7,), **change), tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            merge([least, tmp_path / name], tmp_path / "joined")
+    other = Path(shutil.copytree(least, tmp_path / "other"))
+    same = merge([least, other], tmp_path / "same")  # the same network twice counts once
+    assert len(same["models"]) == 2
+    path = other / "samples.safetensors"
+    values, notes = records.stored(path)
+    values["strength-0-seed-0/alignment"][0] += 1e-6
+    path.write_bytes(save(values, metadata=notes))
+    with pytest.raises(ValueError, match="have two networks strength-0-seed-0"):
+        merge([least, other], tmp_path / "joined")
+    shutil.copy(least / "samples.safetensors", path)
+    models = other / "models"
+    (models / "strength-0-seed-0.safetensors").replace(models / "strength-0.1-seed-0.safetensors")
+    with pytest.raises(ValueError, match=r"strength-0\.1-seed-0\.safetensors is of .*strength = 0"):
+        merge([other], tmp_path / "joined")
+    with pytest.raises(ValueError, match="not empty"):
+        merge([least], other)
+    assert not (tmp_path / "joined").exists()
+
+
+def test_of_full_and_exported_weights_the_full_ones_are_kept(least, tmp_path):
+    export(least, tmp_path / "half", [0.0])
+    for order in ((least, tmp_path / "half"), (tmp_path / "half", least)):
+        target = tmp_path / f"joined-{order[0].name}"
+        found = merge(order, target)
+        assert "half" not in found["models"][0]
+        stored = load_file(target / "models" / "strength-0-seed-0.safetensors")
+        assert {value.dtype for value in stored.values()} == {torch.float32}
 
 
 def test_growth_exponent_of_a_power_law(tmp_path):

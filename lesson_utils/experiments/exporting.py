@@ -12,7 +12,7 @@ from ..records import bundled_images, load_record, read_network, summaries
 from .files import UserError, for_the_user, listed, new_folder, write_at_once
 from .provenance import checksums
 from .run import measured, open_data, write_record_json
-from .settings import Settings
+from .settings import SETS, Settings
 
 
 def export(
@@ -55,8 +55,11 @@ def export(
     folder = Path(folder)
     with for_the_user(ValueError):
         record = load_record(folder)
-    known = Settings.from_table(record["settings"])
-    images, settings = open_data(known.change(data=str(data)) if data else known, cache)
+    settings = Settings.from_table(record["settings"])
+    settings = settings.change(data=str(data or settings.data.data))
+    if settings.data.data not in SETS and not Path(settings.data.data).is_dir():
+        raise UserError(f"{settings.data.data} is not there: name the folder of the data (--data)")
+    images, settings = open_data(settings, cache)
     if checksums(images)["data_sha256"] != record["settings"]["data_sha256"]:
         raise UserError(
             f"the images in {settings.data.data} are not those that {folder} was measured on: "
@@ -71,7 +74,7 @@ def export(
             if entry is None or entry["diverged"] is not None:
                 raise UserError(
                     f"{folder} has no network of λ = {strength:g}, or it diverged; "
-                    f"it has λ = {listed(first, 20)}"
+                    f"it has λ = {listed(sorted(first), 20)}"
                 )
             with for_the_user(ValueError):
                 model, history = read_network(folder, entry["name"], settings.to_table())
