@@ -1052,6 +1052,22 @@ def test_six_folders_of_a_class_become_one_record(tmp_path, capsys):
     assert load_model(tmp_path / "copy", 0.1)
 
 
+def test_the_example_of_the_api_page_leads_from_run_to_figure(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "book" / "api.md").read_text(encoding="utf-8")
+    example = page.split("### From run to figure")[1]
+    code, command = (
+        example.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "bash")
+    )
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    assert (tmp_path / "runs" / "first.png").stat().st_size > 5000
+    assert len(names["rho"]) == 3 and len(names["distance"]) == 5
+    before = contents(tmp_path / "runs" / "first")
+    main([*shlex.split(command)[3:], "--quiet"])  # the same settings: all is done
+    assert contents(tmp_path / "runs" / "first") == before
+
+
 def test_merged_seeds_describe_the_networks_that_are_there(least, tmp_path):
     run(LEAST.change(strengths=(0.1,), seeds=(4,)), tmp_path / "b")
     found = merge([tmp_path / "b", least], tmp_path / "ab")
