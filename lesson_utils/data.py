@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -117,7 +118,7 @@ def load_mnist(root: str | Path | None = None, *, download: bool = False) -> Dat
     root : str or Path, optional
         By default the folder of :func:`data_root`.
     download : bool
-        Fetch what is missing (about 11 MB) with torchvision; needs a network.
+        Fetch what is missing or damaged (about 11 MB) with torchvision; needs a network.
 
     Returns
     -------
@@ -139,9 +140,16 @@ def load_mnist(root: str | Path | None = None, *, download: bool = False) -> Dat
     with needed_by("load_mnist"):
         from torchvision.datasets import mnist
 
-    raw = data_root(root) / "MNIST" / "raw"
-    if download and not all((raw / name).exists() for name in MNIST_FILES):
-        mnist.MNIST(data_root(root), download=True)
+    root = data_root(root)
+    raw = root / "MNIST" / "raw"
+    if download and any(faults := _faults_of_mnist(raw)):
+        root.mkdir(parents=True, exist_ok=True)
+        # Apart: what torchvision finds in `root`, of an old layout or damaged, it would not replace.
+        with tempfile.TemporaryDirectory(dir=root) as fresh:
+            mnist.MNIST(fresh, download=True)
+            raw.mkdir(parents=True, exist_ok=True)
+            for name in faults[0] + faults[1]:
+                os.replace(Path(fresh) / "MNIST" / "raw" / name, raw / name)
     check_mnist(root)
     parts = []
     for part in ("train", "t10k"):
@@ -159,20 +167,33 @@ def check_mnist(root: str | Path | None = None) -> Path:
     root = data_root(root)
     raw = root / "MNIST" / "raw"
     fetch = f"from lesson_utils.data import load_mnist; load_mnist({str(root)!r}, download=True)"
-    missing = [name for name in MNIST_FILES if not (raw / name).exists()]
+    missing, damaged = _faults_of_mnist(raw)
     if missing:
+        packed = all((raw / f"{name}.gz").exists() for name in missing)
+        old = (root / "MNIST" / "processed").exists()
         raise FileNotFoundError(
-            f"MNIST is not in {raw} (not there: {', '.join(missing)}). Set LESSONS_DATA to the "
-            f'folder that holds MNIST/raw, or fetch it: python -c "{fetch}"'
+            f"MNIST is not in {raw} (not there: {', '.join(missing)}). "
+            + ("MNIST/processed is of an old torchvision, and is not read. " if old else "")
+            + (f"Unpack the files there: gunzip {raw}/*.gz. Or set" if packed else "Set")
+            + f' LESSONS_DATA to the folder that holds MNIST/raw, or fetch it: python -c "{fetch}"'
         )
-    found = {name: hashlib.sha256((raw / name).read_bytes()).hexdigest() for name in MNIST_FILES}
-    damaged = [name for name in MNIST_FILES if found[name] != MNIST_FILES[name]]
     if damaged:
         raise ValueError(
             f"MNIST in {raw} is damaged, its SHA-256 is not the official one: {', '.join(damaged)}. "
-            f'Delete these files and fetch them again: python -c "{fetch}"'
+            f'Fetch these files again, which replaces them: python -c "{fetch}"'
         )
     return raw
+
+
+def _faults_of_mnist(raw: Path) -> tuple[list[str], list[str]]:
+    """Names of the files that are missing, and of those that are not the official ones."""
+    missing = [name for name in MNIST_FILES if not (raw / name).is_file()]
+    found = {
+        name: hashlib.sha256((raw / name).read_bytes()).hexdigest()
+        for name in MNIST_FILES
+        if name not in missing
+    }
+    return missing, [name for name, digest in found.items() if digest != MNIST_FILES[name]]
 
 
 def _keep_classes(x: Tensor, y: Tensor, classes: Sequence[int] | None) -> tuple[Tensor, Tensor]:

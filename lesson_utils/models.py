@@ -6,6 +6,7 @@ the model, so ρ, ε and α are in pixel units whatever the network does inside.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -219,15 +220,25 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
 
     Raises
     ------
-    RuntimeError
-        Names or shapes do not fit the model; PyTorch's message lists them.
+    FileNotFoundError
+    RuntimeError, pickle.UnpicklingError
+        The file holds no finite weights, or names or shapes do not fit the model; the message
+        names the file and what does not fit.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file of weights {path}")
     if Path(path).suffix == ".safetensors":
         with needed_by("load_weights"):
             from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(state)
+    try:
+        if Path(path).suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+            raise RuntimeError(f"not finite: {', '.join(bad[:3])}")
+        model.load_state_dict(state)
+    except Exception as error:  # each format has errors of its own
+        kind = pickle.UnpicklingError if isinstance(error, pickle.UnpicklingError) else RuntimeError
+        raise kind(f"{path} does not hold weights of this network: {error}") from error
     return model.eval()

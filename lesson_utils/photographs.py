@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 from .data import data_root
 from .extras import needed_by
-from .files import write_at_once
+from .files import UserError, listed, remove_unfinished, write_at_once
 
 with needed_by("lesson_utils.photographs"):
-    from PIL import Image
-    from torchvision.datasets import ImageFolder
+    from filelock import FileLock
+    from PIL import Image, ImageOps
+    from torchvision.datasets.folder import IMG_EXTENSIONS
     from torchvision.datasets.utils import download_and_extract_archive
     from torchvision.transforms import v2
 
 TINY_ZIP = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 """Address and MD5 of the official archive. Tests put their own archive here."""
+
+
+ENDINGS = (*IMG_EXTENSIONS, ".gif")
+"""Endings of the files that are taken for images, in capitals too; others are skipped."""
+
+STRAY = "@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "__pycache__", "lost+found"
+"""Folders that programs leave behind, and that hold no images of a class. So do hidden ones."""
+
+DECODING = 2
+"""Version of :func:`_read`: what it decodes otherwise is not taken from an older cache."""
 
 
 class ImageSets(NamedTuple):
@@ -41,13 +56,183 @@ def pixels(images: Tensor) -> Tensor:
     return images / 255 if images.dtype == torch.uint8 else images
 
 
-class Photographs(ImageFolder):
+class Split(NamedTuple):
+    """What lies in one split of an image folder."""
+
+    samples: list[tuple[str, int]]
+    """Files of the images, and their labels."""
+    classes: list[str]
+    problems: list[str]
+    """Why it cannot be used as it is, and the remedy; empty if it can."""
+    skipped: Counter
+    """Files that are no images, by ending; and folders that are no class, by name."""
+
+
+def look_through(folder: Path, split: str, wanted: int = 0) -> Split:
+    """Find the images of one split; see :class:`Photographs` for the layouts.
+
+    Raises
+    ------
+    ValueError
+        `wanted` is more than there are classes.
+    """
+    skipped, problems, samples, classes = Counter(), [], [], []
+    try:
+        known = _classes(folder)
+        if not 0 <= wanted <= len(known):
+            raise ValueError(f"classes must be 0 (all) … {len(known)}, got {wanted}")
+        classes = [
+            known[k * len(known) // (wanted or len(known))] for k in range(wanted or len(known))
+        ]
+        labels = {name: label for label, name in enumerate(classes)}
+        annotations = folder / split / "val_annotations.txt"
+        sorted_in_text = annotations.exists() and _holds_images(folder / split / "images")
+        if sorted_in_text:
+            samples = _annotated(annotations, labels)
+        else:
+            _refuse_flat(folder / split)
+            found = dict(_walk(folder / split, classes, skipped))
+            samples = [(file, labels[name]) for name in classes for file in found.get(name, ())]
+        there = {label for _, label in samples}
+        if empty := [name for name in classes if labels[name] not in there]:
+            where = f"{folder / split} has no valid file for the classes"
+            if sorted_in_text:
+                where = f"{annotations} names no files of"
+            problems.append(f"{where} {listed(empty)}. Images end in {', '.join(ENDINGS)}")
+    except UserError as error:
+        problems.append(str(error))
+    return Split(samples, classes, problems, skipped)
+
+
+def _text(path: Path) -> list[str]:
+    """Lines of a text that are not blank, in UTF-8 or UTF-16, with a byte order mark or without."""
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        lines = content.decode(encoding).splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8: save it so, or unpack it again") from error
+    if "\0" in "".join(lines):
+        raise UserError(f"{path} is no text in UTF-8: save it so, or unpack it again")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _is_stray(path: Path, top: str) -> bool:
+    """Whether a folder holds nothing of its own: hidden, left by a program, or a link back."""
+    if path.name.startswith(".") or path.name.lower() in STRAY:
+        return True
+    if not path.is_symlink():
+        return False
+    target, place = os.path.realpath(path), os.path.realpath(path.parent)
+    return any(os.path.commonpath((target, one)) in (target, top) for one in (place, top))
+
+
+def _classes(folder: Path) -> list[str]:
+    """Names of the classes, sorted: of `wnids.txt`, or else of the folders in `train`."""
+    wnids, train = folder / "wnids.txt", folder / "train"
+    if wnids.exists():
+        known = sorted({name for line in _text(wnids) for name in line.split()})
+    elif train.is_dir():
+        top = os.path.realpath(train)
+        folders = [path for path in train.iterdir() if path.is_dir()]
+        known = sorted(path.name for path in folders if not _is_stray(path, top))
+    else:
+        raise UserError(_MISSING.format(train))
+    if not known:
+        where = wnids if wnids.exists() else train
+        raise UserError(f"{where} names no classes: it should hold one folder a class")
+    return known
+
+
+_MISSING = (
+    "{} is missing: an image folder has train/<class>/… and val/<class>/…, or the files of Tiny "
+    "ImageNet; was its archive unpacked to the end?"
+)
+
+
+def _refuse_flat(folder: Path) -> None:
+    """Refuse images that lie side by side, without folders that tell their classes."""
+    if not folder.is_dir():
+        raise UserError(_MISSING.format(folder))
+    if _holds_images(folder) and not any(
+        path.is_dir() and not _is_stray(path, os.path.realpath(folder)) for path in folder.iterdir()
+    ):
+        raise UserError(
+            f"{folder} holds images but no folder for each class, as the validation archive of "
+            "ImageNet does: sort them into folders. For ImageNet, delete this folder, put "
+            "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz beside it, and run "
+            f"torchvision.datasets.ImageNet({str(folder.parent)!r}, split='val')"
+        )
+    annotations = folder / "val_annotations.txt"
+    if folder.name == "val" and _holds_images(folder / "images") and not annotations.exists():
+        raise UserError(
+            f"{annotations} is missing, which names the classes of the files in images: "
+            "unpack the archive of Tiny ImageNet again"
+        )
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+
+
+def _holds_images(folder: Path) -> bool:
+    return folder.is_dir() and any(_is_image(path.name) for path in folder.iterdir())
+
+
+def _walk(folder: Path, classes: list[str], skipped: Counter) -> Iterator[tuple[str, list[str]]]:
+    """Files of each class, at any depth, by folder and name; links are followed, but not back."""
+    top, seen = os.path.realpath(folder), set()
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in classes:
+            skipped[f"{path.name}/"] += 1
+        elif path.is_file():
+            skipped[path.suffix.lower() or path.name] += 1
+    for name in classes:
+        files = []
+        for place, folders, names in os.walk(folder / name, followlinks=True):
+            keep = [f for f in folders if not _is_stray(Path(place) / f, top)]
+            skipped.update(f"{f}/" for f in set(folders) - set(keep))
+            folders[:] = [] if os.path.realpath(place) in seen else keep
+            if os.path.realpath(place) not in seen:
+                seen.add(os.path.realpath(place))
+                files += [(place, file) for file in names if _is_image(file)]
+                skipped.update(Path(f).suffix.lower() or f for f in names if not _is_image(f))
+        yield name, [os.path.join(*file) for file in sorted(files)]
+
+
+def _annotated(annotations: Path, labels: dict[str, int]) -> list[tuple[str, int]]:
+    """Files and labels of Tiny ImageNet's validation split."""
+    classes, folder = {}, annotations.with_name("images")
+    for line in _text(annotations):
+        file, name, *_ = [*line.split("\t" if "\t" in line else None), "", ""]
+        if not name.strip() or classes.get(file, name.strip()) != name.strip():
+            raise UserError(f"{annotations}, line {line!r}: no class, or two classes for a file")
+        classes[file] = name.strip()
+    unnamed = sorted(
+        p.name for p in folder.iterdir() if _is_image(p.name) and p.name not in classes
+    )
+    if unnamed:
+        raise UserError(
+            f"{annotations} is not whole: it names no class for {listed(unnamed)}. "
+            "Unpack the archive of Tiny ImageNet again"
+        )
+    return [(str(folder / f), labels[name]) for f, name in classes.items() if name in labels]
+
+
+class Photographs(Dataset):
     """One split of an image folder: pairs of an image in RGB and its label.
 
     Two layouts are understood: `train/<class>/…` and `val/<class>/…`, at any depth below the
     class (ImageNet, Imagenette), and that of Tiny ImageNet, where `wnids.txt` names the
-    classes and `val/val_annotations.txt` the class of each file in `val/images`. The classes
-    are those in `wnids.txt` or else the folders in `train`; what belongs to no class is ignored.
+    classes and `val/val_annotations.txt` the class of each file in `val/images`; if these were
+    sorted into `val/<class>/…`, the annotations do not count. The classes
+    are those in `wnids.txt` or else the folders in `train`; what belongs to no class is ignored,
+    and so are hidden files and folders, those in :data:`STRAY`, links back into the same
+    folder, and files without one of :data:`ENDINGS`.
+
+    An image is turned as its EXIF orientation says (one that cannot be read counts as none). Of an animated one the
+    first frame counts. Grey (also with 16 bits: 0 … 65535 become 0 … 255), palette and CMYK
+    become RGB; transparency is dropped.
 
     Parameters
     ----------
@@ -60,68 +245,65 @@ class Photographs(ImageFolder):
     transform : callable, optional
         Applied to each image, bytes `(3, height, width)`.
 
+    Attributes
+    ----------
+    samples : list of (str, int)
+        File and label of each image.
+
     Raises
     ------
     FileNotFoundError
-        The split is missing; or classes have no images, which the message names.
+        The split is missing, or not sorted; or classes have no images. The message names
+        folder and remedy.
     ValueError
         More classes are asked for than there are. On access: an image cannot be read; the
         message names its file and class.
     """
 
     def __init__(self, root: str | Path | None, split: str, *, classes=0, transform=None):
-        self.folder, self.wanted = data_root(root), classes
-        if not (self.folder / split).is_dir():
-            raise FileNotFoundError(
-                f"{self.folder / split} is missing: an image folder has train/<class>/… and "
-                "val/<class>/…, or the files of Tiny ImageNet"
-            )
-        super().__init__(self.folder / split, transform, loader=_read)
+        self.folder, self.transform = data_root(root), transform
+        try:
+            self.samples, self.classes, problems, _ = look_through(self.folder, split, classes)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if problems:
+            raise FileNotFoundError(problems[0])
+        self.targets = [label for _, label in self.samples]
 
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        """Names of the classes, and the label of each; called by torchvision."""
-        wnids = self.folder / "wnids.txt"
-        if wnids.exists():
-            known = sorted(wnids.read_text().split())
-        else:
-            known, _ = super().find_classes(self.folder / "train")
-        n = self.wanted or len(known)
-        if not 1 <= n <= len(known):
-            raise ValueError(f"classes must be 0 (all) … {len(known)}, got {n}")
-        kept = [known[k * len(known) // n] for k in range(n)]
-        return kept, {name: label for label, name in enumerate(kept)}
-
-    @staticmethod
-    def make_dataset(directory, class_to_idx, **options) -> list[tuple[str, int]]:
-        """Files and labels; called by torchvision."""
-        annotations = Path(directory) / "val_annotations.txt"
-        if not annotations.exists():
-            return ImageFolder.make_dataset(directory, class_to_idx, **options)
-        rows = [line.split("\t")[:2] for line in annotations.read_text().splitlines()]
-        if empty := class_to_idx.keys() - {name for _, name in rows}:
-            raise FileNotFoundError(f"{annotations} names no files of {', '.join(sorted(empty))}")
-        folder = annotations.with_name("images")
-        return [(str(folder / f), class_to_idx[name]) for f, name in rows if name in class_to_idx]
+    def __len__(self) -> int:
+        return len(self.samples)
 
     def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        file, label = self.samples[i]
         try:
-            return super().__getitem__(i)
+            image = _read(file)
         except Exception as error:  # OSError, SyntaxError, struct.error, …: PIL raises many
-            file, label = self.samples[i]
-            raise ValueError(
+            raise UserError(
                 f"{file} (class {self.classes[label]}) cannot be read: {error}. A list of all "
                 "such files: python -m lesson_utils.experiments check-data FOLDER"
             ) from error
+        return image if self.transform is None else self.transform(image), label
 
 
 def _read(file: str) -> Tensor:
-    """Bytes `(3, height, width)`; grey, CMYK and palette images become RGB, transparency goes."""
+    """Bytes `(3, height, width)` of an image in any mode, upright."""
     with Image.open(file) as image:
+        image.load()  # what cannot be decoded is said here
+        with suppress(Exception):  # an orientation that cannot be read is none
+            ImageOps.exif_transpose(image, in_place=True)
+        sixteen_bits = image.mode == "I" and image.format in ("PNG", "PPM")
+        if image.mode.startswith("I;16") or sixteen_bits:
+            grey = np.asarray(image).astype(np.float64) / 257  # 65535 is white
+            image = Image.fromarray(grey.round().astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError(
+                f"its grey values (mode {image.mode}) have no known range: save it with 8 or 16 bits"
+            )
         return v2.functional.pil_to_tensor(image.convert("RGB"))
 
 
 class ImageReport(NamedTuple):
-    """What :func:`check_images` found."""
+    """What :func:`check_images` found; as text, a table and lists of at most 20 lines."""
 
     images: dict[str, int]
     """Number of image files in each split, the faulty ones included."""
@@ -131,33 +313,62 @@ class ImageReport(NamedTuple):
     """Number of readable images in each mode of PIL: RGB, L (grey), CMYK, …"""
     faulty: list[str]
     """For each file that cannot be read: file, class and reason."""
+    problems: list[str]
+    """What is wrong with a split as a whole, and the remedy."""
+    sizes: dict[str, tuple[int, int]]
+    """Of each split, the number of images in its smallest and in its largest class."""
+    skipped: dict[str, dict[str, int]]
+    """Of each split: files that are no images, by ending; folders that are no class, by name."""
+
+    def __str__(self) -> str:
+        rows = [("split", "images", "classes", "images a class")]
+        for split, n in self.images.items():
+            least, most = self.sizes[split]
+            rows.append((split, f"{n:,}", f"{self.classes:,}", f"{least:,} … {most:,}"))
+        lines = ["  ".join(f"{cell:>14}" for cell in row) for row in rows]
+        lines.append("modes: " + (listed((f"{k} {n:,}" for k, n in self.modes.items()), 20) or "-"))
+        for split, found in self.skipped.items():
+            counts = (f"{name} {n:,}" for name, n in sorted(found.items()))
+            lines.append(f"skipped in {split}: {listed(counts, 20) or 'nothing'}")
+        for title, found in (("problems", self.problems), ("cannot be read", self.faulty)):
+            lines.append(f"{title}: {len(found):,}")
+            lines += [f"  {line}" for line in found[:20]]
+            lines += [f"  … and {len(found) - 20:,} more"] * (len(found) > 20)
+        return "\n".join(lines)
 
 
 def check_images(root: str | Path | None, *, progress: bool = False) -> ImageReport:
-    """Decode every file of an image folder, both splits, and report what is there.
+    """Decode every file of an image folder, both splits, and report all that is there.
 
     Grey, palette, transparent and CMYK images are no fault: :class:`Photographs` converts them.
 
     Parameters
     ----------
     root : str or Path, optional
-        As for :class:`Photographs`, whose errors about missing folders and classes it raises.
+        As for :class:`Photographs`, whose errors are reported as problems.
     progress : bool
         Show a progress bar (tqdm).
     """
     from tqdm.auto import tqdm
 
-    images, modes, faulty = {}, Counter(), []
+    images, modes, faulty, problems, sizes, skipped, names = {}, Counter(), [], [], {}, {}, set()
     for split in ("train", "val"):
-        found = Photographs(root, split)
-        images[split] = len(found)
-        for i in tqdm(range(len(found)), split, disable=not progress):
+        found = look_through(data_root(root), split)
+        images[split], skipped[split] = len(found.samples), dict(found.skipped)
+        problems += found.problems
+        names |= set(found.classes)
+        count = Counter(label for _, label in found.samples)
+        counts = [count[label] for label in range(len(found.classes))] or [0]
+        sizes[split] = min(counts), max(counts)
+        for file, label in tqdm(found.samples, split, disable=not progress):
             try:
-                found[i]
-                modes[Image.open(found.samples[i][0]).mode] += 1
-            except ValueError as error:
-                faulty.append(str(error))
-    return ImageReport(images, len(found.classes), dict(modes), faulty)
+                _read(file)
+                with Image.open(file) as image:
+                    modes[image.mode] += 1
+            except Exception as error:
+                faulty.append(f"{file} (class {found.classes[label]}) cannot be read: {error}")
+    problems = list(dict.fromkeys(problems))  # what both splits lack is said once
+    return ImageReport(images, len(names), dict(modes), faulty, problems, sizes, skipped)
 
 
 def load_images(
@@ -175,7 +386,8 @@ def load_images(
     reach the file. Only the first call needs memory, twice the size of it.
 
     The file is named for the split, `size`, and the names and sizes in bytes of the images:
-    where those change, the images are decoded anew. An image replaced by another of exactly as
+    where those change, the images are decoded anew. Several processes make it once: the first
+    decodes, and the others wait. An image replaced by another of exactly as
     many bytes goes unnoticed; delete the cache then, which never does harm.
 
     Parameters
@@ -198,19 +410,42 @@ def load_images(
     FileNotFoundError, ValueError
         As :class:`Photographs`.
     OSError
-        The cache cannot be written: give another folder.
+        The cache cannot be written: give another folder by `cache`.
     """
     parts, cut = [], v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
     for split in ("train", "val"):
         images = Photographs(root, split, classes=classes, transform=cut)
-        key = hashlib.sha256(repr(inventory(images)).encode()).hexdigest()[:16]
+        key = hashlib.sha256(repr((DECODING, inventory(images))).encode()).hexdigest()[:16]
         path = Path(cache or images.folder / ".cache").expanduser() / f"{split}-{size}-{key}.uint8"
-        if not path.exists():
-            write_at_once(path, b"".join(image.numpy().tobytes() for image, _ in images))
+        if not _is_whole(path, 3 * size**2 * len(images)):
+            _decode(images, path, 3 * size**2 * len(images))
         content = torch.from_file(str(path), False, 3 * size**2 * len(images), dtype=torch.uint8)
         labels = torch.tensor(images.targets)
         parts.append(TensorDataset(content.view(-1, 3, size, size), labels))
     return ImageSets(*parts)
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    return path.exists() and path.stat().st_size == size
+
+
+def _decode(images: Photographs, path: Path, size: int) -> None:
+    """Write a cache, unless another process does, or did, meanwhile."""
+    try:
+        lock = path.with_suffix(".lock")
+        with FileLock(lock):
+            try:
+                remove_unfinished(path)
+                if not _is_whole(path, size):
+                    write_at_once(path, b"".join(image.numpy().tobytes() for image, _ in images))
+            finally:  # whoever comes later finds the cache; who waits has it open
+                with suppress(OSError):
+                    lock.unlink()
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({error}): name another folder for decoded photographs, "
+            "--cache FOLDER on the command line"
+        ) from error
 
 
 def inventory(images: Photographs) -> list[tuple[str, int]]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,13 @@ from .files import write_at_once
 from .models import network_of
 
 with needed_by("lesson_utils.records"):
-    from safetensors import safe_open
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
     from scipy import stats
 
 SCHEMA = 1
 """Version of the layout of `record.json`."""
+
+_REMEDY = "fetch it anew, or delete it and run the experiment again, which makes it anew"
 
 
 def load_record(folder: str | Path) -> dict:
@@ -44,14 +46,16 @@ def load_record(folder: str | Path) -> dict:
         `schema`, `settings`, `provenance` and `models`: a list of dicts with `name`,
         `strength`, `seed`, `losses` (one an epoch), `diverged` (an epoch, or None) and, unless
         it diverged, `accuracy` and `quantities`: each field of `Measurements` and each attack,
-        as returned by :func:`summary`.
+        as returned by :func:`summary`. In `settings` the lists `strengths`, `seeds` and
+        `repeated` are of the networks that are there. Where these do not fill such a grid,
+        as after a merge, `settings["models"]` lists their pairs (λ, seed).
 
     Raises
     ------
     FileNotFoundError
         The folder has no record, or not yet.
     ValueError
-        The record is of another version of this package.
+        The record is of another version of this package, or damaged.
     """
     path = Path(folder) / "record.json"
     if not path.exists():
@@ -62,9 +66,13 @@ def load_record(folder: str | Path) -> dict:
     def numbers(pairs):
         return {k: float(v) if v in ("inf", "nan") else v for k, v in pairs}
 
-    record = json.loads(path.read_text(), object_pairs_hook=numbers)
-    if record["schema"] != SCHEMA:
-        raise ValueError(f"{path} has schema {record['schema']}, this package reads {SCHEMA}")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=numbers)
+        schema = record["schema"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}): {_REMEDY}") from error
+    if schema != SCHEMA:
+        raise ValueError(f"{path} has schema {schema}, this package reads {SCHEMA}")
     return record
 
 
@@ -95,9 +103,11 @@ def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str
     ------
     KeyError
         The record has no values of such a network, or it diverged.
+    ValueError
+        The file is damaged.
     """
     name = name_of(strength, seed)
-    values = load_file(Path(folder) / "samples.safetensors")
+    values, _ = stored(Path(folder) / "samples.safetensors")
     start = f"{name}/"
     found = {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
     if not found:
@@ -106,7 +116,7 @@ def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str
 
 
 def medians(record: dict, quantity: str) -> tuple[np.ndarray, np.ndarray]:
-    """Medians of a quantity over the networks of a sweep: those of the first seed that did not diverge.
+    """Medians of a quantity over a sweep: of each λ the first network in the record, unless it diverged.
 
     Returns
     -------
@@ -114,11 +124,26 @@ def medians(record: dict, quantity: str) -> tuple[np.ndarray, np.ndarray]:
     bars : array, `(2, n)`
         How far the 95 % interval reaches below and above, as matplotlib's `errorbar` takes it.
     """
-    first = record["settings"]["seeds"][0]
-    sweep = [m for m in record["models"] if m["seed"] == first and m["diverged"] is None]
+    first = {m["strength"]: m for m in reversed(record["models"])}
+    sweep = [m for m in record["models"] if m is first[m["strength"]] and m["diverged"] is None]
     rows = [m["quantities"][quantity] for m in sweep]
     middle, low, high = (np.array([row[k] for row in rows]) for k in ("median", "low", "high"))
     return middle, np.stack([middle - low, high - middle])
+
+
+def table(record: dict) -> str:
+    """One line a network: λ, seed, accuracy, and the medians of α, ρ̃ and the attack `minimal_l2`."""
+    lines = ["       λ  seed  accuracy       α       ρ̃  attack"]
+    for model in record["models"]:
+        line = f"{model['strength']:8g}  {model['seed']:4}  "
+        if model["diverged"] is None:
+            names = "alignment", "linearized_robustness", "minimal_l2"
+            found = (model["quantities"][name]["median"] for name in names)
+            line += f"{model['accuracy']:8.3f}" + "".join(f"{median:8.3g}" for median in found)
+        else:
+            line += f"diverged in epoch {model['diverged']}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def growth_exponent(
@@ -269,7 +294,34 @@ def _resampled(columns: list[np.ndarray], statistic: Callable, resamples: int) -
 
 def name_of(strength: float, seed: int) -> str:
     """Name of a network in a record."""
-    return f"strength-{strength:g}-seed-{seed}"
+    return f"strength-{strength + 0.0:g}-seed-{seed}"  # -0.0 + 0.0 is 0.0
+
+
+def grid_of(pairs: Iterable[tuple[float, int]]) -> dict:
+    """The settings `strengths`, `seeds` and `repeated` that describe networks, pairs (λ, seed).
+
+    The first seed is that of most λ. Where the pairs do not fill such a grid, every λ with the
+    first seed and the repeated ones with all, `models` lists them.
+    """
+    pairs = set(pairs)
+    strengths = sorted({strength for strength, _ in pairs})
+    count = Counter(seed for _, seed in pairs)
+    seeds = sorted(count, key=lambda seed: (-count[seed], seed))
+    full = [s for s in strengths if all((s, seed) in pairs for seed in seeds)]
+    repeated = full if len(seeds) > 1 else []
+    grid = {"strengths": strengths, "seeds": seeds, "repeated": repeated}
+    if set(pairs_of(grid)) != pairs:
+        grid["models"] = sorted(pairs, key=lambda pair: (seeds.index(pair[1]), pair[0]))
+    return grid
+
+
+def pairs_of(settings: Mapping) -> list[tuple[float, int]]:
+    """Pairs (λ, seed) of the networks that settings describe, in the order of the record."""
+    if "models" in settings:
+        return [(strength, seed) for strength, seed in settings["models"]]
+    first, *others = settings["seeds"]
+    plan = [(strength, first) for strength in settings["strengths"]]
+    return plan + [(strength, seed) for seed in others for strength in settings["repeated"]]
 
 
 def read_network(folder: Path, name: str, settings: Mapping) -> tuple[nn.Module, dict]:
@@ -279,20 +331,41 @@ def read_network(folder: Path, name: str, settings: Mapping) -> tuple[nn.Module,
     ------
     FileNotFoundError
         It is not there; the message names those that are.
+    ValueError
+        Its file is damaged, or of another network.
     """
     path, model = folder / "models" / f"{name}.safetensors", network_of(settings)
     if not path.exists():
         there = ", ".join(sorted(other.stem for other in path.parent.glob("*.safetensors")))
         raise FileNotFoundError(f"{folder} has no weights of {name}, only of: {there}")
     weights, notes = stored(path)
-    model.load_state_dict(weights)
-    return model.eval(), json.loads(notes["history"])
+    try:
+        model.load_state_dict(weights)
+        return model.eval(), json.loads(notes["history"])
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} does not hold what the record says: {_REMEDY}") from error
+
+
+def notes_of(path: Path) -> dict[str, str]:
+    """The notes beside the tensors of a file.
+
+    Raises
+    ------
+    ValueError
+        It is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): {_REMEDY}") from error
 
 
 def stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a file, and the notes beside them."""
+    """Tensors of a file, and the notes beside them. Raises as :func:`notes_of`."""
+    notes = notes_of(path)
     with safe_open(path, "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+        return {key: file.get_tensor(key) for key in file.keys()}, notes  # noqa: SIM118
 
 
 def write_record(folder: Path, record: dict) -> None:

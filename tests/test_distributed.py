@@ -7,7 +7,10 @@ from pathlib import Path
 import distributed_training
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+
+from lesson_utils.records import load_record
 
 SCRIPT = Path(distributed_training.__file__)
 
@@ -53,3 +56,25 @@ def test_without_a_restart_the_loss_is_an_error(tmp_path):
     assert torchrun(tmp_path, "die").returncode != 0
     assert (tmp_path / "checkpoint.safetensors").exists()
     assert not (tmp_path / "result.safetensors").exists()
+
+
+def test_a_cold_cache_is_made_once_under_torchrun(tmp_path):
+    """Two processes want the photographs at once, and none may find an unfinished file."""
+    for split in ("train", "val"):
+        for k in range(20):
+            path = tmp_path / "data" / split / f"c{k % 2}" / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((32, 32), 80).save(path)
+    options = ["--data", str(tmp_path / "data"), "--size", "32", "--width", "8", "--classes", "0"]
+    options += ["--epochs", "1", "--images", "4", "--attack-images", "1", "--cw-rounds", "1"]
+    options += ["--cw-steps", "1", "--strengths", "0.1", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "lesson_utils.experiments", "tiny-imagenet-cpu", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (
+        sorted(path.suffix for path in (tmp_path / "data" / ".cache").iterdir()) == [".uint8"] * 2
+    )
+    (model,) = load_record(tmp_path / "out")["models"]
+    assert model["diverged"] is None
+    assert done.stdout.count("Record: ") == 1  # one process speaks

@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import math
 import os
 import random
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -16,8 +20,11 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file, save
 
 from lesson_utils import data, measure, records
-from lesson_utils.experiments import PRESETS, export, run
+from lesson_utils.data import load_digits
+from lesson_utils.experiments import PRESETS, command_line, export, merge, run
 from lesson_utils.experiments.command_line import main
+from lesson_utils.experiments.processes import share_cores
+from lesson_utils.experiments.settings import RANGES
 from lesson_utils.records import (
     bundled_images,
     growth_exponent,
@@ -30,6 +37,7 @@ from lesson_utils.records import (
     summary,
 )
 
+RUN = sys.modules["lesson_utils.experiments.run"]  # the module: `run` is its function
 ATTACKS = {"gradient", "pgd", "deepfool", "carlini_wagner", "minimal_l2"}
 TINY = PRESETS["digits"].change(
     train_images=200,
@@ -40,6 +48,15 @@ TINY = PRESETS["digits"].change(
     attack_images=4,
     cw_rounds=2,
     cw_steps=10,
+)
+LEAST = TINY.change(
+    train_images=60,
+    epochs=2,
+    strengths=(0.0,),
+    images=6,
+    attack_images=1,
+    cw_rounds=1,
+    cw_steps=2,
 )
 
 
@@ -167,6 +184,36 @@ def test_half_precision_copy(record, tmp_path):
     assert load_samples(tmp_path / "copy", 0.0).keys() == load_samples(record, 0.0).keys()
 
 
+def test_export_spares_what_is_there_and_refuses_what_it_cannot_copy(least, tmp_path, monkeypatch):
+    before = contents(least)
+    for target in (least, f"{least}/../{least.name}", least / "state"):
+        with pytest.raises(ValueError, match="not empty: delete it, or choose another"):
+            export(least, target, [0.0])
+    assert contents(least) == before
+    with pytest.raises(ValueError, match=r"no network of λ = 7.*it has λ = 0\.0, 0\.1"):
+        export(least, tmp_path / "copy", [0.0, 7.0])
+    real = RUN.load_digits
+
+    def others():
+        found = real()
+        return found._replace(x_test=found.x_test.flip(0))
+
+    monkeypatch.setattr(RUN, "load_digits", others)
+    with pytest.raises(ValueError, match="are not those that"):
+        export(least, tmp_path / "copy", [0.0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["least"]  # nothing half done
+
+
+def test_an_exported_copy_is_not_continued(least, tmp_path):
+    export(least, tmp_path / "copy", [0.1])
+    export(least, tmp_path / "bare", [])
+    for name, message in (("copy", "exported copy"), ("bare", "without the weights of")):
+        before = sorted((tmp_path / name).rglob("*"))
+        with pytest.raises(ValueError, match=message):
+            run(LEAST.change(strengths=(0.0, 0.1)), tmp_path / name)
+        assert sorted((tmp_path / name).rglob("*")) == before
+
+
 def test_finished_record_is_not_computed_again(record):
     before = contents(record)
     stamps = {path: path.stat().st_mtime_ns for path in (record / "models").iterdir()}
@@ -228,22 +275,279 @@ def test_a_diverged_model_is_recorded_and_the_sweep_goes_on(tmp_path):
         load_model(tmp_path, 1e30)
 
 
-def test_settings_are_checked_before_anything_is_done(tmp_path, monkeypatch):
-    folder = tmp_path / "out"
-    for change, message in (
+def test_infinite_scores_are_a_divergence_too(tmp_path):
+    """The weights are finite, but the scores of the images are not."""
+    found = run(LEAST.change(strengths=(1234567.0, 0.0)), tmp_path)
+    bad, good = found["models"]
+    assert (bad["diverged"], len(bad["losses"])) == (1, 1)
+    weights = load_file(tmp_path / "models" / f"{bad['name']}.safetensors")
+    assert all(value.isfinite().all() for value in weights.values())
+    assert good["diverged"] is None
+    assert "diverged in epoch 1" in records.table(found)
+
+
+# --- a folder that is continued, with the same settings or with others -----------
+
+
+@pytest.fixture(scope="module")
+def least_made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "least"
+    run(LEAST.change(strengths=(0.0, 0.1)), folder)
+    return folder
+
+
+@pytest.fixture
+def least(least_made, tmp_path):
+    """A folder with the record of two networks that cost next to nothing; a copy for each test."""
+    return Path(shutil.copytree(least_made, tmp_path / "least"))
+
+
+def test_weights_of_another_recipe_are_refused_whatever_was_deleted(least):
+    other = LEAST.change(epochs=9, learning_rate=0.5)
+    before = contents(least)
+    shutil.rmtree(least / "state")
+    with pytest.raises(ValueError, match=r"other settings \(epochs = 2, learning_rate = 0\.03\)"):
+        run(other, least)
+    assert contents(least) == before
+    (least / "record.json").unlink()
+    (least / "samples.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"strength-0-seed-0\.safetensors is of .*epochs = 2"):
+        run(other, least)
+    with pytest.raises(ValueError, match="train_sha256"):
+        run(LEAST.change(train_images=61), least)
+
+
+def test_weights_under_another_name_are_refused(least):
+    models = least / "models"
+    (models / "strength-0-seed-0.safetensors").rename(models / "strength-5-seed-0.safetensors")
+    with pytest.raises(ValueError, match=r"strength-5-seed-0.* another network than its name"):
+        run(LEAST.change(strengths=(0.1, 5.0)), least)
+
+
+def test_strengths_of_one_name_are_not_confused(tmp_path):
+    run(LEAST.change(strengths=(1.0000001,)), tmp_path)
+    with pytest.raises(ValueError, match=r"strength = 1\.0000001"):
+        run(LEAST.change(strengths=(1.0,)), tmp_path)
+
+
+def test_without_its_state_a_record_stays_to_the_last_bit(least, monkeypatch):
+    """Nothing is trained or measured again; code, machine and times are those of then."""
+    before = (least / "record.json").read_bytes(), contents(least)
+    shutil.rmtree(least / "state")
+    for name in ("train", "measure"):
+        monkeypatch.setattr(RUN, name, None)
+    run(LEAST.change(strengths=(0.0, 0.1)), least)
+    assert ((least / "record.json").read_bytes(), contents(least)) == before
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_a_grown_folder_has_the_record_of_one_that_began_so(tmp_path, with_state):
+    final = LEAST.change(
+        strengths=(0.0, 0.05, 0.1), seeds=(0, 3), repeated=(0.05,), attack_images=2
+    )
+    run(final, tmp_path / "whole")
+    for change in (
+        {"strengths": (0.1,)},
+        {"strengths": (0.0,)},
+        {"strengths": (0.05,), "seeds": (0, 3), "repeated": (0.05,)},
+        {"strengths": (0.05,), "attack_images": 2},
+    ):
+        found = run(LEAST.change(**change), tmp_path / "grown")
+        if not with_state:
+            shutil.rmtree(tmp_path / "grown" / "state")
+    assert len(found["models"]) == 4
+    assert contents(tmp_path / "grown") == contents(tmp_path / "whole")
+    with pytest.raises(ValueError, match="attacks on 2 images: ask for at least so many"):
+        run(LEAST, tmp_path / "grown")
+
+
+def test_networks_that_are_there_are_not_trained_again(least):
+    models = least / "models"
+    stamps = {path: path.stat().st_mtime_ns for path in models.iterdir()}
+    run(LEAST.change(strengths=(0.2,)), least)
+    assert stamps == {path: path.stat().st_mtime_ns for path in stamps}
+    assert [m["strength"] for m in load_record(least)["models"]] == [0.0, 0.1, 0.2]
+
+
+def test_networks_that_fill_no_grid_are_listed(least):
+    found = run(LEAST.change(strengths=(0.1,), seeds=(5,)), least)
+    pairs = [(m["strength"], m["seed"]) for m in found["models"]]
+    assert pairs == [(0.0, 0), (0.1, 0), (0.1, 5)]
+    assert found["settings"]["seeds"] == [0, 5]
+    assert found["settings"]["repeated"] == [0.1]
+    found = run(LEAST.change(strengths=(0.7,), seeds=(5,)), least)
+    pairs = [[m["strength"], m["seed"]] for m in found["models"]]
+    assert pairs == found["settings"]["models"] == [[0.0, 0], [0.1, 0], [0.1, 5], [0.7, 5]]
+    assert len(medians(found, "alignment")[0]) == 3  # of each λ the first network
+
+
+def test_idle_options_and_places_do_not_matter(least):
+    before = contents(least)
+    idle = {"workers": 3, "width": 32, "size": 99, "freeze_statistics": True}
+    run(LEAST.change(strengths=(0.0, 0.1), **idle), least)
+    after = contents(least)
+    for name in idle:
+        after[0]["settings"][name] = before[0]["settings"][name]
+    assert after == before
+
+
+def test_another_network_in_the_place_of_one_is_measured_anew(least):
+    """Its values would be those of weights that are no more."""
+    path = least / "models" / "strength-0-seed-0.safetensors"
+    weights, notes = records.stored(path)
+    path.write_bytes(save({k: 2 * v for k, v in weights.items()}, metadata=notes))
+    found = run(LEAST.change(strengths=(0.0, 0.1)), least)
+    again = measure(load_model(least, 0.0), load_digits().x_test[:6])
+    assert found["models"][0]["quantities"]["alignment"] == summary(again.alignment)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("models/strength-0-seed-0.safetensors", "is damaged"),
+        ("state/strength-0-seed-0.samples.safetensors", "is damaged"),
+        ("state/run.json", "is damaged"),
+        ("record.json", "is damaged"),
+    ],
+)
+def test_damaged_files_are_named_with_the_remedy(least, least_made, name, message):
+    path = least / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))} {message} .*delete it"):
+        run(LEAST.change(strengths=(0.0, 0.1)), least)
+    path.unlink()
+    if name.startswith("models"):  # the record speaks of it
+        (least / "record.json").unlink()
+    run(LEAST.change(strengths=(0.0, 0.1)), least)
+    assert contents(least) == contents(least_made)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "state" / "strength-0-seed-0.training.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=r"training\.safetensors is damaged .*delete it"):
+        run(LEAST, tmp_path)
+
+
+def test_damaged_records_are_named(least):
+    for name, read in (
+        ("record.json", load_record),
+        ("samples.safetensors", lambda folder: load_samples(folder, 0.0)),
+        ("models/strength-0-seed-0.safetensors", lambda folder: load_model(folder, 0.0)),
+    ):
+        whole = (least / name).read_bytes()
+        (least / name).write_bytes(whole[:99])
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            read(least)
+        (least / name).write_bytes(whole)
+    (least / "record.json").write_text("[]")
+    with pytest.raises(ValueError, match="is damaged"):
+        load_record(least)
+
+
+def test_a_machine_is_named_when_it_has_computed_something(tmp_path, monkeypatch):
+    def fails(*args, **options):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("lesson_utils.experiments.train._epoch", fails)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            run(LEAST, tmp_path)
+    state = json.loads((tmp_path / "state" / "run.json").read_text())
+    assert state["environments"] == []
+    assert len(run(LEAST, tmp_path)["provenance"]["environments"]) == 1
+
+
+def test_commands_that_let_a_folder_grow_are_kept(tmp_path):
+    run(LEAST, tmp_path, command="one")
+    run(LEAST, tmp_path, command="the same again")
+    found = run(LEAST.change(strengths=(0.1,)), tmp_path, command="two")
+    assert found["provenance"]["command"] == "one\ntwo"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         ({"data": "letters"}, "digits, mnist"),
         ({"strengths": ()}, "at least one"),
         ({"repeated": (7.0,)}, "repeated must be"),
         ({"epochs": 0}, "epochs must be at least 1"),
+        ({"epochs": 2.5}, "epochs must be a whole number"),
+        ({"epochs": True}, "epochs must be a whole number"),
         ({"attack_images": 21}, "attack_images"),
         ({"images": 501}, "500 test images"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            run(TINY.change(**change), folder)
+        ({"train_images": 0}, "train_images must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"cw_rounds": 0}, "cw_rounds must be at least 1"),
+        ({"cw_steps": -1}, "cw_steps must be at least 1"),
+        ({"clip": 0.0}, "clip must be more than 0"),
+        ({"clip": -1.0}, "clip must be more than 0"),
+        ({"clip": math.nan}, "clip must be more than 0"),
+        ({"decay_factor": -1.0}, "decay_factor must be"),
+        ({"decay_factor": 1.5}, "decay_factor must be"),
+        ({"learning_rate": -0.1}, "learning_rate must be"),
+        ({"learning_rate": math.inf}, "learning_rate must be"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number"),
+        ({"momentum": 1.0}, "momentum must be"),
+        ({"weight_decay": -1e-6}, "weight_decay must be"),
+        ({"strengths": (0.0, math.nan)}, "strengths must be finite"),
+        ({"strengths": (0.0, math.inf)}, "strengths must be finite"),
+        ({"strengths": (0.0, -1.0)}, "strengths must be finite"),
+        ({"strengths": (1.0000001, 1.0000004)}, "strengths must be different"),
+        ({"strengths": (0.1, 0.0, 0.1)}, "strengths must be different"),
+        ({"strengths": (0.0, -0.0)}, "strengths must be different"),
+        ({"repeated": (0.0, 0.0)}, "repeated must be different"),
+        ({"seeds": (0, 0)}, "seeds must be different"),
+        ({"seeds": (0, -1)}, "seeds must be"),
+        ({"seeds": (0.5,)}, "seeds must be a whole number"),
+        ({"augment": "no"}, "augment must be of type bool"),
+        ({"workers": -1}, "workers must be at least 0"),
+        ({"classes": 1}, "classes must be 0"),
+        ({"network": "net"}, "network must be smallnet, resnet18"),
+        ({"network": "resnet17"}, "network must be smallnet, resnet18"),
+        ({"network": "resnet18"}, "network must be smallnet for digits"),
+        ({"width": 4}, "width must be at least 8"),
+        ({"weights": "pretrained"}, "weights are pretrained for residual"),
+        ({"weights": "nowhere.safetensors"}, "no file of weights nowhere"),
+        ({"weights": __file__}, f"{__file__} does not hold weights of this network"),
+    ],
+)
+def test_settings_are_checked_before_anything_is_done(change, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(TINY.change(**change), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_number_of_the_settings_has_a_range():
+    table = TINY.to_table()
+    numbers = {name for name, value in table.items() if type(value) in (int, float)}
+    named = {name for _, names in RANGES.values() for name in names}
+    assert named == numbers | {"strengths", "seeds"}
+
+
+def test_presets_pass_their_own_check(tmp_path):
+    for name, preset in PRESETS.items():
+        preset.change(data=str(tmp_path) if name == "imagenet" else preset.data.data).check()
+
+
+def test_pretrained_weights_exist_for_some_networks_only(photographs):
+    fits = PRESETS["imagenet"].change(data=str(photographs))
+    fits.check()
+    for change in ({"width": 32}, {"size": 64}, {"classes": 20}, {"network": "smallnet"}):
+        with pytest.raises(ValueError, match="weights are pretrained for residual networks"):
+            fits.change(**change).check()
+
+
+def test_without_foolbox_or_device_nothing_is_done(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="device 'meta' cannot be used"):
+        run(TINY, tmp_path / "out", device="meta")
+    with pytest.raises(ValueError, match="device 'toaster' cannot be used"):
+        run(TINY, tmp_path / "out", device="toaster")
     monkeypatch.setitem(sys.modules, "foolbox.attacks", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'foolbox"):
-        run(TINY, folder)
-    assert not folder.exists()
+        run(TINY, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture
@@ -320,6 +624,28 @@ def test_copies_start_from_the_named_weights(photographs, tmp_path):
         run(still, tmp_path / "copies")
 
 
+def test_finished_folders_do_not_need_the_base_weights_or_the_place_of_the_data(
+    photographs, tmp_path
+):
+    base, out = tmp_path / "base", tmp_path / "out"
+    run(tiny_photographs(photographs), base)
+    weights = base / "models" / "strength-0.1-seed-0.safetensors"
+    settings = tiny_photographs(photographs, weights=str(weights), data=str(photographs))
+    before = run(settings, out)
+    weights.unlink()
+    moved = photographs.rename(tmp_path / "moved")
+    found = run(settings.change(data=str(moved), workers=2, attack_images=2), out)
+    assert found["settings"]["data"] == str(moved)
+    assert found["settings"]["weights_sha256"] == before["settings"]["weights_sha256"]
+    with pytest.raises(ValueError, match="no file of weights"):
+        run(settings.change(data=str(moved), strengths=(0.2,), attack_images=2), out)
+    again = moved.rename(photographs)
+    with pytest.raises(ValueError, match=r"moved is not there: .*\(--data\)"):
+        export(out, tmp_path / "copy", [0.1])
+    export(out, tmp_path / "copy", [0.1], data=again)
+    assert load_model(tmp_path / "copy", 0.1)
+
+
 def test_some_images_of_all_classes_are_measured(photographs, tmp_path):
     run(tiny_photographs(photographs, images=20), tmp_path / "all")
     run(tiny_photographs(photographs), tmp_path / "some")
@@ -364,9 +690,121 @@ def test_two_processes_make_the_record_of_one(photographs, tmp_path):
 def test_folders_of_photographs_are_looked_through(photographs, capsys):
     main(["check-data", str(photographs)])
     shown = capsys.readouterr().out
-    assert "('images', {'train': 20, 'val': 20})" in shown
-    assert "('modes', {'RGB': 38, 'L': 2})" in shown
-    assert "('faulty', [])" in shown
+    rows = [line.split() for line in shown.splitlines()]
+    assert rows[1:3] == [[split, "20", "20", "1", "…", "1"] for split in ("train", "val")]
+    assert "modes: RGB 38, L 2" in shown
+    assert "problems: 0" in shown and "cannot be read: 0" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--strengths", "0", "nan"], "strengths must be finite and at least 0"),
+        (["--strengths", "-1"], "strengths must be finite and at least 0"),
+        (["--seeds", "-1"], "seeds must be"),
+        (["--learning-rate", "-1"], "learning_rate must be"),
+        (["--network", "lenet"], "network must be smallnet"),
+        (["--data", "/nowhere"], "data must be digits"),
+        (["--device", "cuda:7"], "device 'cuda:7' cannot be used"),
+        (["--weights", "/nowhere.pt"], "no file of weights /nowhere.pt"),
+    ],
+)
+def test_errors_of_the_user_are_one_line(words, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["digits", "--out", str(tmp_path / "out"), *words])
+    shown = capsys.readouterr()
+    assert stop.value.code == 2
+    assert message in shown.err
+    assert shown.err.count("\n") == 1 and "Traceback" not in shown.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_of_other_commands_are_one_line(least, tmp_path, capsys):
+    nowhere = str(tmp_path / "nowhere")
+    for words in (
+        ["export", nowhere, str(tmp_path / "copy"), "--strengths", "0"],
+        ["export", str(least), str(tmp_path / "copy"), "--strengths", "7"],
+        ["merge", str(least), nowhere, "--out", str(tmp_path / "copy")],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not (tmp_path / "copy").exists()
+
+
+def test_errors_of_ours_keep_their_traceback(tmp_path, monkeypatch):
+    def fails(*args, **options):
+        return int("no number")
+
+    monkeypatch.setattr(RUN, "train", fails)
+    with pytest.raises(ValueError, match="invalid literal"):
+        main(["digits", "--out", str(tmp_path / "out")])
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def stopped(*args, **options):
+        raise KeyboardInterrupt
+
+    words = ["digits", "--out", str(tmp_path / "my out"), "--epochs", "3"]
+    monkeypatch.setattr(RUN, "train", stopped)
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 130
+    last = capsys.readouterr().err.splitlines()[-1]
+    command = last.split("to continue: python -m lesson_utils.experiments ")[1]
+    assert shlex.split(command) == words
+
+
+def test_a_run_says_what_it_will_do_and_what_came_out(tmp_path, capsys):
+    command = ["digits", "--train-images", "60", "--epochs", "2", "--images", "6"]
+    command += ["--attack-images", "1", "--cw-rounds", "1", "--cw-steps", "2"]
+    out = tmp_path / "out"
+    main([*command, f"--out={out}", "--strengths", "0", "0.1"])
+    shown = capsys.readouterr()
+    assert "2 networks (smallnet, λ = 0, 0.1), 0 of them trained already." in shown.out
+    assert f"Folder: {out}. Ctrl-C stops, and the same command continues." in shown.out
+    assert "(h:min:s) of training are left" in shown.out
+    assert "measuring strength-0.1-seed-0" in shown.err
+    record = load_record(out)
+    assert records.table(record) in shown.out
+    assert f"Next: python -m lesson_utils.experiments export {out} " in shown.out
+    assert record["provenance"]["command"].endswith("--out=FOLDER --strengths 0 0.1")
+    main([*command, f"--out={out}", "--strengths", "0", "0.1", "--quiet"])
+    assert capsys.readouterr().out == ""
+    lines = records.table(record).splitlines()
+    for line, model in zip(lines[1:], record["models"], strict=True):
+        names = "alignment", "linearized_robustness", "minimal_l2"
+        found = [model["quantities"][name]["median"] for name in names]
+        expected = [model["strength"], model["seed"], model["accuracy"], *found]
+        assert [float(word) for word in line.split()] == pytest.approx(expected, rel=0.005)
+
+
+def test_only_the_paths_of_record_and_cache_are_hidden(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        command_line, "run", lambda settings, out, **options: asked.append((settings, options))
+    )
+    for words, expected in (
+        (["digits", "--out", "digits"], "digits --out FOLDER"),
+        (["digits", "--out=a b", "--quiet"], "digits --out=FOLDER --quiet"),
+        (["digits", "--strengths", "1", "--out", "1"], "digits --strengths 1 --out FOLDER"),
+        (["digits", "--cache=c", "--out", "o"], "digits --cache=FOLDER --out FOLDER"),
+    ):
+        main([*words, "--quiet"])
+        _, options = asked[-1]
+        assert options["command"] == f"python -m lesson_utils.experiments {expected} --quiet"
+
+
+def test_switches_can_be_given_both_values(monkeypatch):
+    asked = []
+    monkeypatch.setattr(command_line, "run", lambda settings, *rest, **more: asked.append(settings))
+    for preset in ("tiny-imagenet-cpu", "digits"):
+        for value in (True, False):
+            words = ["--augment", str(value), "--freeze-statistics", str(value)]
+            main([preset, "--out", "o", "--quiet", *words])
+            training = asked[-1].training
+            assert (training.augment, training.freeze_statistics) == (value, value)
 
 
 def test_presets_are_what_the_text_says():
@@ -487,14 +925,14 @@ print(json.dumps(found))
 
 
 def test_killed_at_random_points_it_ends_in_the_same_record(tmp_path):
-    """Three models; more than a hundred files are written in a run."""
-    change = {"epochs": 35, "decay_every": 20, "attack_images": 1}
-    settings = TINY.change(strengths=(0.0, 0.1, 0.3), **change)
+    """Two networks; more than fifty files are written in a run."""
+    settings = LEAST.change(strengths=(0.0, 0.1), epochs=25, decay_every=20)
     dice = random.Random(0)
-    strikes = [(dice.randint(2, 15), dice.uniform(0, 0.1)) for _ in range(10)] + [(1e9, 0)]
+    strikes = [(dice.randint(2, 9), dice.uniform(0, 0.05)) for _ in range(9)] + [(1e9, 0)]
     script = [sys.executable, "-c", ATTEMPTS]
     arguments = [json.dumps(settings.to_table()), str(tmp_path), json.dumps(strikes)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run(
         [*script, *arguments], capture_output=True, text=True, check=False, env=environment
     )
@@ -507,6 +945,181 @@ def test_killed_at_random_points_it_ends_in_the_same_record(tmp_path):
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     assert not list((tmp_path / "killed").rglob("*.part"))
     assert not list((tmp_path / "killed").rglob("*.training.safetensors"))
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from lesson_utils.files import write_at_once
+
+content = sys.argv[2].encode() * 100_000
+for _ in range(30):
+    write_at_once(Path(sys.argv[1]), content)
+"""
+
+
+def test_a_file_that_several_write_is_always_whole(tmp_path):
+    path = tmp_path / "new" / "file"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment["OMP_NUM_THREADS"] = "1"
+    command = [sys.executable, "-c", WRITES, str(path)]
+    started = [subprocess.Popen([*command, letter], env=environment) for letter in "abc"]
+    seen = set()
+    while any(process.poll() is None for process in started):
+        if path.exists():
+            content = path.read_bytes()
+            assert len(content) == 100_000
+            seen.add(content[:1])
+            assert len(set(content)) == 1
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert seen and [file.name for file in path.parent.iterdir()] == ["file"]
+
+
+def test_what_a_killed_process_left_unfinished_is_removed(tmp_path):
+    left = [
+        tmp_path / "state" / "run.json.1.part",
+        tmp_path / "state" / "strength-0-seed-0.training.safetensors.2.part",
+        tmp_path / "state" / "strength-0-seed-0.samples.safetensors.3.part",
+        tmp_path / "models" / "strength-0-seed-0.safetensors.4.part",
+    ]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    run(LEAST, tmp_path)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_processes_side_by_side_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        with share_cores(tmp_path) as share:
+            share()
+            assert torch.get_num_threads() == 6
+            with FileLock(tmp_path / "process-1.lock"):  # another process begins
+                share()
+                assert torch.get_num_threads() == 3
+                with share_cores(tmp_path) as third:
+                    third()
+                    assert torch.get_num_threads() == 1  # a third of what it found, 3
+            share()
+            assert torch.get_num_threads() == 6
+        assert torch.get_num_threads() == 6
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        with FileLock(tmp_path / "process-0.lock"), share_cores(tmp_path) as share:
+            share()
+            assert torch.get_num_threads() == 6  # the user has decided
+    finally:
+        torch.set_num_threads(before)
+
+
+# --- records of several machines, joined -----------------------------------------
+
+
+def test_six_folders_of_a_class_become_one_record(tmp_path, capsys):
+    """What the lecturer's guide describes: one network a student, one figure for all."""
+    command = ["digits", "--train-images", "60", "--epochs", "2", "--images", "6", "--quiet"]
+    command += ["--attack-images", "2", "--cw-rounds", "1", "--cw-steps", "2"]
+    strengths = ["0.3", "0", "0.01", "0.1", "0.03", "1"]
+    for k, strength in enumerate(strengths):
+        main([*command, "--strengths", strength, "--out", str(tmp_path / f"student-{k}")])
+    main([*command, "--strengths", *strengths, "--out", str(tmp_path / "alone")])
+    folders = [str(tmp_path / f"student-{k}") for k in range(6)]
+    main(["merge", *folders, "--out", str(tmp_path / "class")])
+    joined, alone = (load_record(tmp_path / name) for name in ("class", "alone"))
+    assert records.table(joined) in capsys.readouterr().out
+    ordered = sorted(map(float, strengths))
+    assert joined["settings"]["strengths"] == ordered
+    assert joined["models"] == sorted(alone["models"], key=lambda model: model["strength"])
+    assert len(medians(joined, "alignment")[0]) == 6
+    for strength in ordered:
+        mine, other = (load_samples(tmp_path / name, strength) for name in ("class", "alone"))
+        assert all(torch.equal(mine[name].nan_to_num(), other[name].nan_to_num()) for name in mine)
+        assert load_model(tmp_path / "class", strength)
+    growth_exponent(tmp_path / "class", ordered)
+    sources = joined["provenance"]["merged"]
+    assert [source["models"] for source in sources] == [
+        [f"strength-{strength}-seed-0"] for strength in strengths
+    ]
+    assert all("--out FOLDER" in source["command"] for source in sources)
+    assert set(joined["provenance"]["timing"]["training"]) == {m["name"] for m in joined["models"]}
+    assert len(joined["provenance"]["environments"]) == 1
+    # It goes on like any other folder, and is exported like any other.
+    main([*command, "--strengths", "3", "--out", str(tmp_path / "class")])
+    assert len(load_record(tmp_path / "class")["models"]) == 7
+    export(tmp_path / "class", tmp_path / "copy", [0.1])
+    assert load_model(tmp_path / "copy", 0.1)
+
+
+def test_the_example_of_the_api_page_leads_from_run_to_figure(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "book" / "api.md").read_text(encoding="utf-8")
+    example = page.split("### From run to figure")[1]
+    code, command = (
+        example.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "bash")
+    )
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    assert (tmp_path / "runs" / "first.png").stat().st_size > 5000
+    assert len(names["rho"]) == 3 and len(names["distance"]) == 5
+    before = contents(tmp_path / "runs" / "first")
+    main([*shlex.split(command)[3:], "--quiet"])  # the same settings: all is done
+    assert contents(tmp_path / "runs" / "first") == before
+
+
+def test_merged_seeds_describe_the_networks_that_are_there(least, tmp_path):
+    run(LEAST.change(strengths=(0.1,), seeds=(4,)), tmp_path / "b")
+    found = merge([tmp_path / "b", least], tmp_path / "ab")
+    settings = found["settings"]
+    assert (settings["strengths"], settings["seeds"]) == ([0.0, 0.1], [0, 4])
+    assert settings["repeated"] == [0.1] and "models" not in settings
+    run(LEAST.change(strengths=(0.5,), seeds=(9,)), tmp_path / "c")
+    found = merge([tmp_path / "ab", tmp_path / "c"], tmp_path / "abc")
+    pairs = [[0.0, 0], [0.1, 0], [0.1, 4], [0.5, 9]]
+    assert found["settings"]["models"] == pairs
+    assert [[m["strength"], m["seed"]] for m in found["models"]] == pairs
+    assert len(found["provenance"]["merged"]) == 3  # a merged record names all it came from
+    assert len(medians(found, "alignment")[0]) == 3
+
+
+def test_only_records_of_one_experiment_are_joined(least, tmp_path):
+    for name, change, message in (
+        ("epochs", {"epochs": 1}, r"epochs = 1\).*epochs = 2"),
+        ("images", {"train_images": 61}, "data_sha256"),
+        ("attacks", {"attack_images": 2}, r"attack_images = 2\).*attack_images = 1"),
+        ("cw", {"cw_steps": 3}, r"cw_steps = 3\)"),
+    ):
+        run(LEAST.change(strengths=(0.7,), **change), tmp_path / name)
+        with pytest.raises(ValueError, match=message):
+            merge([least, tmp_path / name], tmp_path / "joined")
+    other = Path(shutil.copytree(least, tmp_path / "other"))
+    same = merge([least, other], tmp_path / "same")  # the same network twice counts once
+    assert len(same["models"]) == 2
+    path = other / "samples.safetensors"
+    values, notes = records.stored(path)
+    values["strength-0-seed-0/alignment"][0] += 1e-6
+    path.write_bytes(save(values, metadata=notes))
+    with pytest.raises(ValueError, match="have two networks strength-0-seed-0"):
+        merge([least, other], tmp_path / "joined")
+    shutil.copy(least / "samples.safetensors", path)
+    models = other / "models"
+    (models / "strength-0-seed-0.safetensors").replace(models / "strength-0.1-seed-0.safetensors")
+    with pytest.raises(ValueError, match=r"strength-0\.1-seed-0\.safetensors is of .*strength = 0"):
+        merge([other], tmp_path / "joined")
+    with pytest.raises(ValueError, match="not empty"):
+        merge([least], other)
+    assert not (tmp_path / "joined").exists()
+
+
+def test_of_full_and_exported_weights_the_full_ones_are_kept(least, tmp_path):
+    export(least, tmp_path / "half", [0.0])
+    for order in ((least, tmp_path / "half"), (tmp_path / "half", least)):
+        target = tmp_path / f"joined-{order[0].name}"
+        found = merge(order, target)
+        assert "half" not in found["models"][0]
+        stored = load_file(target / "models" / "strength-0-seed-0.safetensors")
+        assert {value.dtype for value in stored.values()} == {torch.float32}
 
 
 def test_growth_exponent_of_a_power_law(tmp_path):

@@ -3,9 +3,14 @@
 import hashlib
 import http.server
 import os
+import shutil
+import subprocess
+import sys
 import threading
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -133,8 +138,9 @@ def test_missing_folders_are_named(folder, tmp_path, monkeypatch):
     (folder / "val").rename(folder / "test")
     with pytest.raises(FileNotFoundError, match=r"/val is missing: an image folder has"):
         tensors(folder)
-    with pytest.raises(FileNotFoundError, match=r"/val is missing: an image folder has"):
-        check_images(folder)
+    found = check_images(folder)
+    assert [problem.split(":")[0] for problem in found.problems] == [f"{folder}/val is missing"]
+    assert found.images == {"train": 9, "val": 0}
     monkeypatch.setenv("LESSONS_DATA", str(folder))
     assert len(listed(None, "train")[0]) == 9
 
@@ -145,8 +151,11 @@ def test_empty_classes_are_named(folder, tiny):
     with pytest.raises(FileNotFoundError, match=r"no valid file for the classes n02\."):
         listed(folder, "val")
     (folder / "train" / "n04").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no valid file for the classes n04\."):
-        check_images(folder)
+    found = check_images(folder)
+    both = ("train", "n04"), ("val", "n02, n04")
+    for problem, (split, names) in zip(found.problems, both, strict=True):
+        assert f"{split} has no valid file for the classes {names}." in problem
+    assert found.images == {"train": 9, "val": 4}
     (tiny / "wnids.txt").write_text("n01 n02 n03 n77")
     with pytest.raises(FileNotFoundError, match=r"no valid file for the classes n77\."):
         listed(tiny, "train")
@@ -172,6 +181,194 @@ def test_other_modes_become_rgb(folder, mode, ending):
     assert listed(folder, "train")[0][5].endswith(f"other.{ending}")
     expected = torch.tensor([grey] * 3 if mode == "L" else COLOURS["n02"])
     assert (pixel - expected[:, None, None]).abs().max() <= 6
+
+
+def saved(folder, name, image, **options):
+    """Bytes `(3, height, width)` of an image after a way through a file."""
+    path = folder / name
+    image.save(path, **options)
+    return images._read(str(path))
+
+
+@pytest.mark.parametrize("name", ["ramp.png", "ramp.tif", "ramp.pgm"])
+def test_grey_with_16_bits_keeps_its_ramp(tmp_path, name):
+    """0 … 65535 become 0 … 255, rounded: black and white would have a mean of 251."""
+    ramp = np.linspace(0, 65535, 256 * 4).round().astype(np.uint16).reshape(4, 256)
+    found = saved(tmp_path, name, Image.fromarray(ramp))
+    assert torch.equal(found, torch.tensor((ramp / 257).round()).byte().expand(3, 4, 256))
+    assert 127 <= found.double().mean() <= 128
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_grey_without_a_known_range_is_refused_by_name(folder, mode):
+    Image.new(mode, (64, 64), 3).save(folder / "train" / "n01" / "1.tif")
+    with pytest.raises(ValueError, match=rf"1\.tif \(class n01\) .*mode {mode}.* no known range"):
+        tensors(folder)
+    (faulty,) = check_images(folder).faulty
+    assert "1.tif" in faulty and "8 or 16 bits" in faulty
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_stand_upright(tmp_path, orientation):
+    """Red is on the left of green above blue; the file holds it turned, and says how."""
+    picture = Image.new("RGB", (40, 20), "red")
+    ImageDraw.Draw(picture).rectangle((20, 0, 39, 9), fill="lime")
+    ImageDraw.Draw(picture).rectangle((20, 10, 39, 19), fill="blue")
+    turn = Image.Transpose
+    inverse = [None, None, turn.FLIP_LEFT_RIGHT, turn.ROTATE_180, turn.FLIP_TOP_BOTTOM]
+    inverse += [turn.TRANSPOSE, turn.ROTATE_90, turn.TRANSVERSE, turn.ROTATE_270]
+    held = picture if orientation == 1 else picture.transpose(inverse[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("a.jpg", "a.png"):
+        found = saved(tmp_path, name, held, exif=exif)
+        expected = torch.tensor(np.asarray(picture)).permute(2, 0, 1)
+        assert found.shape == expected.shape
+        middles = found[:, 5::10, 10::20].int() - expected[:, 5::10, 10::20].int()
+        assert middles.abs().max() <= 40  # colours are 255 apart
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_an_orientation_that_cannot_be_read_is_none(tmp_path, exif):
+    found = saved(tmp_path, "a.jpg", Image.new("RGB", (40, 20), "red"), exif=exif)
+    assert found.shape == (3, 20, 40)
+
+
+@pytest.mark.parametrize("ending", ["gif", "png", "webp", "tif"])
+def test_of_animated_images_the_first_frame_counts(tmp_path, ending):
+    red, blue = (Image.new("RGB", (16, 16), colour) for colour in ("red", "blue"))
+    found = saved(tmp_path, f"a.{ending}", red, save_all=True, append_images=[blue])
+    assert (found[0] > 240).all() and (found[2] < 10).all()
+
+
+STRAYS = (".ipynb_checkpoints", "@eaDir", "__MACOSX", ".hidden", "lost+found")
+
+
+def test_stray_folders_are_neither_classes_nor_duplicates(folder):
+    before = [listed(folder, split) for split in ("train", "val")]
+    for split in ("train", "val"):
+        for name in STRAYS:
+            put(folder / split / name / "0.png")
+            put(folder / split / "n01" / name / "0.png")
+        put(folder / split / "n02" / "._0.png")
+        (folder / split / "itself").symlink_to(folder / split)
+        (folder / split / "n01" / "up").symlink_to(folder / split, target_is_directory=True)
+        (folder / split / "n01" / "round").symlink_to(".")
+        (folder / split / "twin").symlink_to("n01")
+    assert [listed(folder, split) for split in ("train", "val")] == before
+    found = check_images(folder)
+    assert (found.images, found.classes, found.problems) == ({"train": 9, "val": 6}, 3, [])
+    for split in ("train", "val"):
+        assert found.skipped[split]["@eaDir/"] == 2
+        assert found.skipped[split]["itself/"] == found.skipped[split]["twin/"] == 1
+
+
+def test_links_to_folders_elsewhere_are_followed(folder, tmp_path):
+    before = listed(folder, "train")[1]
+    place = tmp_path / "elsewhere"
+    (folder / "train" / "n02").rename(place)
+    (folder / "train" / "n02").symlink_to(place)
+    (place / "back").symlink_to(folder / "train")
+    assert listed(folder, "train")[1] == before
+
+
+def test_skipped_endings_are_counted(folder):
+    for name in ("a.heic", "b.heic", "c.GIF"):
+        put(folder / "val" / "n01" / name.replace("heic", "png"))
+        (folder / "val" / "n01" / name.replace("heic", "png")).rename(folder / "val" / "n01" / name)
+    found = check_images(folder)
+    assert found.images["val"] == 7  # the GIF counts
+    assert found.skipped["val"] == {".heic": 2, ".hidden/": 1}
+    assert found.skipped["train"] == {".txt": 2}
+    assert "skipped in val: .heic 2, .hidden/ 1" in str(found)
+
+
+def test_the_flat_validation_folder_of_imagenet_is_recognised(folder):
+    shutil.rmtree(folder / "val")
+    for k in range(3):
+        put(folder / "val" / f"ILSVRC2012_val_0000000{k}.JPEG")
+    truncate(folder / "train" / "n03" / "deep" / "er" / "a.JPEG")
+    with pytest.raises(FileNotFoundError, match=r"/val holds images but no folder for each class"):
+        listed(folder, "val")
+    found = check_images(folder)  # all of train is looked at, and nothing of it lost
+    (problem,) = found.problems
+    assert "torchvision.datasets.ImageNet(" in problem and "sort them" in problem
+    assert len(found.faulty) == 1 and found.images["train"] == 9
+
+
+def test_long_lists_are_cut(tmp_path):
+    for k in range(300):
+        put(tmp_path / "train" / f"c{k:03}" / "0.png", size=(8, 8))
+        (tmp_path / "train" / f"c{k:03}" / "1.png").write_text("no image")
+    put(tmp_path / "val" / "c000" / "0.png", size=(8, 8))
+    with pytest.raises(FileNotFoundError, match=r"c001, c002, .* and 294 more\.") as error:
+        listed(tmp_path, "val")
+    assert len(str(error.value)) < 400
+    found = check_images(tmp_path)
+    assert len(found.faulty) == 300
+    assert len(str(found).splitlines()) < 40
+    assert "… and 280 more" in str(found)
+
+
+def sort_into_folders(root):
+    """What the usual scripts make of the validation files of Tiny ImageNet."""
+    for row in (root / "val" / "val_annotations.txt").read_text().splitlines():
+        file, name = row.split("\t")[:2]
+        target = root / "val" / name / "images" / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (root / "val" / "images" / file).rename(target)
+
+
+@pytest.mark.parametrize("left", ["empty", "gone"])
+def test_tiny_imagenet_sorted_into_folders_with_annotations_left_behind(tiny, left):
+    labels = listed(tiny, "val")[1]
+    sort_into_folders(tiny)
+    if left == "gone":
+        (tiny / "val" / "images").rmdir()
+    _, found, names = listed(tiny, "val")
+    assert sorted(found) == sorted(labels) and found == sorted(found)
+    loaded = tensors(tiny)
+    assert_colours_are_those_of(names, loaded.x_test, loaded.y_test)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_texts_of_tiny_imagenet_in_other_encodings(tiny, encoding):
+    before = listed(tiny, "val")
+    for path in (tiny / "wnids.txt", tiny / "val" / "val_annotations.txt"):
+        text = "\n" + path.read_text().replace("\n", "\r\n\r\n") + "  \n"
+        path.write_bytes(text.encode(encoding))
+    if encoding in ("utf-16-le", "utf-16-be"):  # without a byte order mark
+        with pytest.raises(FileNotFoundError, match=r"wnids\.txt is no text in UTF-8: save it so"):
+            listed(tiny, "val")
+    else:
+        assert listed(tiny, "val") == before
+
+
+def test_doubled_lines_of_tiny_imagenet_count_once(tiny):
+    before = listed(tiny, "val")
+    for path in (tiny / "wnids.txt", tiny / "val" / "val_annotations.txt"):
+        path.write_text(2 * path.read_text())
+    assert listed(tiny, "val") == before
+
+
+def test_an_interrupted_unpacking_of_tiny_imagenet_is_named_with_the_remedy(tiny):
+    annotations = tiny / "val" / "val_annotations.txt"
+    whole = annotations.read_text()
+    for text, message in (
+        (whole[: len(whole) // 2].rsplit("\n", 1)[0], r"is not whole: it names no class for val_2"),
+        (whole + "val_9.JPEG\n", r"val_annotations\.txt, line 'val_9.JPEG': no class"),
+        (whole + "val_0.JPEG\tn01\n", r"val_annotations\.txt, line .*two classes"),
+        ("", r"is not whole: it names no class for val_0\.JPEG"),
+    ):
+        annotations.write_text(text)
+        with pytest.raises(FileNotFoundError, match=message):
+            listed(tiny, "val")
+    annotations.unlink()
+    with pytest.raises(FileNotFoundError, match=r"val_annotations\.txt is missing.* again"):
+        listed(tiny, "val")
+    (tiny / "wnids.txt").write_text("\n")
+    with pytest.raises(FileNotFoundError, match=r"wnids\.txt names no classes"):
+        listed(tiny, "train")
 
 
 def test_check_lists_every_faulty_file(folder, tiny):
@@ -284,6 +481,59 @@ def test_a_call_that_was_killed_does_no_harm(folder, decoded):
     again = tensors(folder)
     assert len(decoded) == 30
     assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+
+
+def test_a_truncated_cache_is_made_anew(folder, decoded):
+    expected = [part.clone() for part in tensors(folder)]
+    for file in (folder / ".cache").iterdir():
+        file.write_bytes(file.read_bytes()[:-100])
+    again = tensors(folder)
+    assert len(decoded) == 30
+    assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+
+
+def test_a_cache_that_cannot_be_written_says_what_to_do(folder, tmp_path):
+    (folder / ".cache").write_text("in the way, as a folder that may only be read would be")
+    with pytest.raises(OSError, match=r"cannot be written .*--cache FOLDER"):
+        tensors(folder)
+    assert len(tensors(folder, cache=tmp_path / "mine").x_test) == 6
+
+
+COLD = """
+import sys, time
+from lesson_utils import photographs
+
+read, times = photographs._read, []
+
+def slow(file):
+    times.append(file)
+    time.sleep(0.01)
+    return read(file)
+
+photographs._read = slow
+print("ready", flush=True)
+sys.stdin.readline()
+sets = photographs.load_images(sys.argv[1], size=16)
+print(len(times), int(sum(part.tensors[0].long().sum() for part in sets)))
+"""
+
+
+def test_several_processes_make_a_cold_cache_once(folder):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(Path(images.__file__).parents[2])
+    command = [sys.executable, "-c", COLD, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(command, env=environment, **pipes) for _ in range(3)]
+    assert [process.stdout.readline() for process in started] == ["ready\n"] * 3
+    for process in started:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    found = [process.communicate(timeout=120)[0].split() for process in started]
+    assert {process.returncode for process in started} == {0}
+    assert sum(int(count) for count, _ in found) == 15  # each image was decoded by one of them
+    expected = sum(part.tensors[0].long().sum() for part in load_images(folder, size=16))
+    assert {int(total) for _, total in found} == {int(expected)}
+    assert len(list((folder / ".cache").iterdir())) == 2
 
 
 @pytest.fixture

@@ -1,5 +1,10 @@
 """`load_mnist` on small files in the official format, and on the official ones where they are."""
 
+import gzip
+import shutil
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -47,6 +52,59 @@ def test_damaged_files_are_named(made_up_mnist):
     message = str(error.value)
     assert f"official one: {truncated.name}, {altered.name}." in message
     assert f"load_mnist({str(raw.parents[1])!r}, download=True)" in message
+
+
+@pytest.fixture
+def torchvision_fetches(made_up_mnist, monkeypatch, tmp_path):
+    """Torchvision's download brings the files of `made_up_mnist`; it obeys no older layout."""
+    raw, _ = made_up_mnist
+    whole = {name: (raw / name).read_bytes() for name in data.MNIST_FILES}
+
+    def fetch(root, download):
+        assert download
+        assert not (Path(root) / "MNIST").exists()  # else torchvision would be content with it
+        (Path(root) / "MNIST" / "raw").mkdir(parents=True)
+        for name, content in whole.items():
+            (Path(root) / "MNIST" / "raw" / name).write_bytes(content)
+
+    monkeypatch.setattr("torchvision.datasets.mnist.MNIST", fetch)
+    return raw
+
+
+def test_the_remedy_helps_with_the_old_layout(torchvision_fetches):
+    raw = torchvision_fetches
+    shutil.rmtree(raw)
+    processed = raw.with_name("processed")
+    processed.mkdir()
+    for name in ("training.pt", "test.pt"):
+        (processed / name).write_bytes(b"of an old torchvision")
+    with pytest.raises(FileNotFoundError, match="processed is of an old torchvision") as error:
+        load_mnist()
+    exec(str(error.value).split('python -c "')[1].rstrip('"'))  # the command of the message
+    assert len(load_mnist().y_test) == 10
+    assert sorted(path.name for path in raw.parent.iterdir()) == ["processed", "raw"]
+
+
+def test_the_remedy_helps_with_damaged_files(torchvision_fetches):
+    damaged = torchvision_fetches / "t10k-labels-idx1-ubyte"
+    damaged.write_bytes(b"half")
+    with pytest.raises(ValueError, match="damaged") as error:
+        load_mnist()
+    exec(str(error.value).split('python -c "')[1].rstrip('"'))
+    assert len(load_mnist().y_test) == 10
+
+
+def test_packed_files_are_named_with_the_command_that_unpacks_them(made_up_mnist):
+    raw, _ = made_up_mnist
+    for path in list(raw.iterdir()):
+        (raw / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        load_mnist()
+    command = f"gunzip {raw}/*.gz"
+    assert f"Unpack the files there: {command}." in str(error.value)
+    subprocess.run(command, shell=True, check=True)
+    assert len(load_mnist().y_test) == 10
 
 
 def test_unofficial_files_are_refused(made_up_mnist, monkeypatch):

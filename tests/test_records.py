@@ -5,18 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 
 from lesson_utils import measure
-from lesson_utils.experiments import PRESETS, Settings
+from lesson_utils.experiments import PRESETS, Settings, merge
+from lesson_utils.experiments.images import open_data
 from lesson_utils.experiments.provenance import PACKAGES
-from lesson_utils.experiments.run import open_data
+from lesson_utils.files import write_at_once
 from lesson_utils.records import (
     ATTACKS,
     bundled_images,
     load_model,
     load_record,
     load_samples,
+    medians,
+    pairs_of,
+    stored,
     summary,
+    write_record,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -115,3 +121,40 @@ def test_shipped_networks_give_the_numbers_of_the_record_where_the_data_is(folde
             half = model["half"]["quantities"][name]["median"]
             assert summary(getattr(again, name))["median"] == pytest.approx(half, rel=0.01)
             assert half == pytest.approx(summary(values[name])["median"], rel=0.02)
+
+
+def test_the_record_of_mnist_is_joined_with_single_networks_of_the_same_layout(tmp_path):
+    """Folders as they were before files carried their settings: one λ, one seed each."""
+    recorded = ROOT / "lessons" / "recorded" / "mnist"
+    record = load_record(recorded)
+    entry = next(model for model in record["models"] if model["name"] == "strength-0.1-seed-0")
+    values, _ = stored(recorded / "samples.safetensors")
+    folders = []
+    for seed in (1, 2):
+        name = f"strength-0.1-seed-{seed}"
+        mine = {k.replace(entry["name"], name): v for k, v in values.items() if entry["name"] in k}
+        timing = {kind: {name: 1.0} for kind in ("training", "measuring")}
+        new = {k: v for k, v in entry.items() if k not in ("half", "bundled")}
+        settings = {"strengths": [0.1], "seeds": [seed], "repeated": [], "clip": "inf"}
+        provenance = record["provenance"] | {"timing": {"began": "2026-11-26"} | timing}
+        folders.append(tmp_path / name)
+        write_at_once(folders[-1] / "samples.safetensors", save(mine))
+        weights = (recorded / "models" / f"{entry['name']}.safetensors").read_bytes()
+        write_at_once(folders[-1] / "models" / f"{name}.safetensors", weights)
+        content = {"schema": 1, "settings": record["settings"] | settings, "provenance": provenance}
+        write_record(folders[-1], content | {"models": [new | {"name": name, "seed": seed}]})
+    for many, repeated in ((1, [0.0, 1.0]), (2, [0.0, 0.1, 1.0])):
+        joined = merge([recorded, *folders[:many]], tmp_path / f"joined-{many}")
+        assert joined["settings"]["strengths"] == record["settings"]["strengths"]
+        assert joined["settings"]["seeds"] == [0, 1, 2]
+        assert joined["settings"]["repeated"] == repeated
+        assert len(joined["models"]) == len(record["models"]) + many
+        assert ("models" in joined["settings"]) == (many == 1)  # then they fill no grid
+        pairs = [(model["strength"], model["seed"]) for model in joined["models"]]
+        assert pairs == pairs_of(joined["settings"])
+        assert joined["provenance"]["command"] == record["provenance"]["command"]
+        kept = {model["name"]: model for model in joined["models"]}
+        assert all(kept[model["name"]] == model for model in record["models"])
+        assert load_samples(tmp_path / f"joined-{many}", 0.1, 1)
+        assert load_model(tmp_path / f"joined-{many}", 0.1, 1)
+        assert medians(joined, "alignment")[0].tolist() == medians(record, "alignment")[0].tolist()

@@ -11,9 +11,12 @@ from typing import Annotated, Union
 
 import tyro
 
+from ..files import UserError
 from ..photographs import check_images
+from ..records import table
 from .exporting import export
-from .processes import join_processes
+from .merging import merge
+from .processes import is_first, join_processes
 from .run import run
 from .settings import PRESETS, Settings
 
@@ -29,8 +32,10 @@ class Experiment:
     """folder of the record, continued if it is there; e.g. --out runs/first --strengths 0 0.1"""
     device: str = "cpu"
     """a PyTorch device, such as cuda"""
+    cache: Path | None = None
+    """folder for decoded photographs, if that of the data cannot be written"""
     quiet: tyro.conf.FlagCreatePairsOff[bool] = False
-    """no progress bars"""
+    """no plan, no progress bars, no table"""
     settings: tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[Settings]] = _PAPER
 
 
@@ -52,6 +57,20 @@ class Export:
     """folder of the copy"""
     strengths: tuple[float, ...]
     """values of λ of these networks"""
+    data: Path | None = None
+    """folder of the photographs, if it is no longer where the record says"""
+    cache: Path | None = None
+    """folder for decoded photographs, if that of the data cannot be written"""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Join records of one experiment with different λ or seeds, from several machines, to one."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """finished records, or exported ones"""
+    out: Path
+    """folder of the record that has all their networks"""
 
 
 def _summary(settings: Settings) -> str:
@@ -77,32 +96,63 @@ def _commands() -> type:
     others = [
         Annotated[CheckData, tyro.conf.subcommand("check-data")],
         Annotated[Export, tyro.conf.subcommand("export")],
+        Annotated[Merge, tyro.conf.subcommand("merge")],
     ]
     return Union[tuple(presets + others)]  # noqa: UP007
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; see `--help`."""
+    """The command line; see `--help`.
+
+    What the user can mend is one line, with exit status 2; any other error is a fault of this
+    package, and keeps its traceback. Status 1: `check-data` found faults. 130: stopped by Ctrl-C.
+    """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     given = tyro.cli(_commands(), prog=PROGRAM, description=_DESCRIPTION, args=arguments)
+    try:
+        status = _do(given, arguments)
+    except (UserError, OSError, ModuleNotFoundError) as error:
+        print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        again = f"{PROGRAM} {shlex.join(arguments)}"
+        print(f"\nStopped. What is done is kept; to continue: {again}", file=sys.stderr)
+        status = 130
+    if status:
+        sys.exit(status)
+
+
+def _do(given: Experiment | CheckData | Export | Merge, arguments: list[str]) -> int:
+    """What the command asks for; returns the exit status."""
     if isinstance(given, CheckData):
-        print(*check_images(given.folder, progress=True)._asdict().items(), sep="\n")
-    elif isinstance(given, Export):
-        export(given.folder, given.target, given.strengths)
-    else:
-        device = join_processes(given.device)
-        command = f"{PROGRAM} {shlex.join(_without_path(arguments, given.out))}"
-        run(given.settings, given.out, device=device, progress=not given.quiet, command=command)
+        report = check_images(given.folder, progress=True)
+        print(report)
+        return 1 if report.problems or report.faulty else 0
+    if isinstance(given, Export):
+        export(given.folder, given.target, given.strengths, data=given.data, cache=given.cache)
+        return 0
+    if isinstance(given, Merge):
+        print(table(merge(given.folders, given.out)), f"Record: {given.out}", sep="\n")
+        return 0
+    device = join_processes(given.device)
+    command = f"{PROGRAM} {shlex.join(_without_paths(arguments))}"
+    options = {"device": device, "cache": given.cache, "progress": not given.quiet}
+    record = run(given.settings, given.out, command=command, **options)
+    if not given.quiet and is_first():
+        print(table(record), f"Record: {given.out}", sep="\n")
+        print(f"Next: {PROGRAM} export {given.out} FOLDER --strengths … copies some networks;")
+        print(f'in Python: lesson_utils.records.load_record("{given.out}")')
+    return 0
 
 
-def _without_path(words: list[str], out: Path) -> list[str]:
-    """The words of a command with FOLDER for the folder of the record, which is nobody's concern."""
-    kept = []
-    for word in words:
-        option, _, value = word.rpartition("=")
-        if option in ("", "--out") and value and Path(value) == out:
-            word = f"{option}=FOLDER" if option else "FOLDER"
-        kept.append(word)
+def _without_paths(words: list[str]) -> list[str]:
+    """The words of a command with FOLDER for the folders of record and cache: nobody's concern."""
+    kept, options = list(words), ("--out", "--cache")
+    for k, word in enumerate(words):
+        if k and words[k - 1] in options:
+            kept[k] = "FOLDER"
+        elif word.startswith(tuple(f"{option}=" for option in options)):
+            kept[k] = f"{word.partition('=')[0]}=FOLDER"
     return kept
 
 

@@ -8,20 +8,22 @@ from pathlib import Path
 
 from safetensors.torch import save
 
-from ..files import write_at_once
-from ..records import (
-    bundled_images,
-    load_record,
-    name_of,
-    read_network,
-    summaries,
-    write_record,
-)
-from .run import measured, open_data
-from .settings import Settings
+from ..files import UserError, for_the_user, listed, new_folder, write_at_once
+from ..records import bundled_images, load_record, read_network, summaries, write_record
+from .images import open_data
+from .provenance import checksums
+from .run import measured
+from .settings import SETS, Settings
 
 
-def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -> dict:
+def export(
+    folder: str | Path,
+    target: str | Path,
+    strengths: Sequence[float],
+    *,
+    data: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> dict:
     """Copy a record with the weights of a few models only, in half precision.
 
     What the rounding does to these is measured, and noted with each as `half`: accuracy and
@@ -32,31 +34,60 @@ def export(folder: str | Path, target: str | Path, strengths: Sequence[float]) -
     Parameters
     ----------
     folder, target : str or Path
+        `target` must be new, or empty.
     strengths : sequence of float
-        λ of the models to be copied, of the first seed.
+        λ of the models to be copied, each with its first seed.
+    data : str or Path, optional
+        Folder of the photographs, if it is no longer where the record says.
+    cache : str or Path, optional
+        Folder for decoded photographs.
+
+    Raises
+    ------
+    ValueError
+        There is no such network, or its training diverged; `target` is not empty; the images
+        are not those of the record.
 
     Returns
     -------
     dict
         The new record.
     """
-    folder, target, record = Path(folder), Path(target), load_record(folder)
+    folder = Path(folder)
+    with for_the_user(ValueError):
+        record = load_record(folder)
     settings = Settings.from_table(record["settings"])
-    data, settings = open_data(settings)
-    x, y = data.test.tensors
-    bundled, labels = bundled_images(record["settings"])
-    for strength in strengths:
-        name = name_of(strength, settings.sweep.seeds[0])
-        model, history = read_network(folder, name, settings.to_table())
-        content = save(model.half().state_dict(), metadata={"history": json.dumps(history)})
-        write_at_once(target / "models" / f"{name}.safetensors", content)
-        model.float()
-        entry = next(one for one in record["models"] if one["name"] == name)
-        entry["half"] = summaries(measured(model, x) | {"label": y})
-        on_bundled = measured(model, bundled)
-        entry["bundled"] = summaries(
-            on_bundled if labels is None else on_bundled | {"label": labels}
+    settings = settings.change(data=str(data or settings.data.data))
+    if settings.data.data not in SETS and not Path(settings.data.data).is_dir():
+        raise UserError(f"{settings.data.data} is not there: name the folder of the data (--data)")
+    images, settings = open_data(settings, cache)
+    if checksums(images)["data_sha256"] != record["settings"]["data_sha256"]:
+        raise UserError(
+            f"the images in {settings.data.data} are not those that {folder} was measured on: "
+            "name the folder that holds those (--data)"
         )
-    write_at_once(target / "samples.safetensors", (folder / "samples.safetensors").read_bytes())
-    write_record(target, record)
+    x, y = images.test.tensors
+    bundled, labels = bundled_images(record["settings"])
+    first = {model["strength"]: model for model in reversed(record["models"])}
+    with new_folder(Path(target)) as copy:
+        for strength in strengths:
+            entry = first.get(strength)
+            if entry is None or entry["diverged"] is not None:
+                raise UserError(
+                    f"{folder} has no network of λ = {strength:g}, or it diverged; "
+                    f"it has λ = {listed(sorted(first), 20)}"
+                )
+            with for_the_user(ValueError):
+                model, history = read_network(folder, entry["name"], settings.to_table())
+            content = save(model.half().state_dict(), metadata={"history": json.dumps(history)})
+            write_at_once(copy / "models" / f"{entry['name']}.safetensors", content)
+            model.float()
+            entry["half"] = summaries(measured(model, x) | {"label": y})
+            on_bundled = measured(model, bundled)
+            entry["bundled"] = summaries(
+                on_bundled if labels is None else on_bundled | {"label": labels}
+            )
+        values = (folder / "samples.safetensors").read_bytes()
+        write_at_once(copy / "samples.safetensors", values)
+        write_record(copy, record)
     return record

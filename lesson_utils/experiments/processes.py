@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from ..files import UserError
 
 
 def join_processes(device: str = "cpu") -> str:
@@ -32,9 +38,50 @@ def join_processes(device: str = "cpu") -> str:
     patience = timedelta(days=1)  # others may train or measure for hours meanwhile
     if device == "cuda":
         device = f"cuda:{os.environ['LOCAL_RANK']}"
+        check_device(device)
         torch.cuda.set_device(device)
     distributed.init_process_group(store=store, rank=rank, world_size=world, timeout=patience)
     return device
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that is not there, or computes nothing."""
+    try:
+        torch.ones(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device {device!r} cannot be used here: {reason}") from error
+
+
+@contextmanager
+def share_cores(folder: Path) -> Iterator[Callable[[], None]]:
+    """Threads for processes that work side by side, in one folder: for each its share of the cores.
+
+    Yields a function that counts these processes anew and sets the threads of this one, at
+    least one. The environment variable OMP_NUM_THREADS, which torchrun sets, overrules it.
+    """
+    whole, places = torch.get_num_threads(), []
+
+    def share() -> None:
+        others = 0
+        for k in range(whole):  # as many as can have a core of their own
+            place = FileLock(folder / f"process-{k}.lock")
+            if place.lock_file in [mine.lock_file for mine in places]:
+                continue
+            try:
+                place.acquire(0)
+            except Timeout:
+                others += 1
+            else:
+                places.append(place) if not places else place.release()
+        torch.set_num_threads(max(1, whole // (others + 1)))
+
+    try:
+        yield (lambda: None) if "OMP_NUM_THREADS" in os.environ else share
+    finally:
+        torch.set_num_threads(whole)
+        for place in places:
+            place.release()
 
 
 def rank_and_count() -> tuple[int, int]:

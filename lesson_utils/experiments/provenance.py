@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..photographs import ImageSets, inventory
 from .processes import rank_and_count
@@ -17,16 +18,35 @@ from .processes import rank_and_count
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "foolbox")
 
 
-def checksum_of_images(data: ImageSets) -> str:
-    """SHA-256 of all pixels and labels; of large images that of their files' names and sizes."""
-    digest = hashlib.sha256()
-    for images in data:
+def checksums(data: ImageSets) -> dict[str, str]:
+    """SHA-256 of the training images with their labels, and of all images.
+
+    Of all pixels; of large training images, of their files' names and sizes.
+    """
+    digest, found = hashlib.sha256(), {}
+    for name, images in zip(("train_sha256", "data_sha256"), data, strict=True):
         if isinstance(images, torch.utils.data.DataLoader):
             digest.update(repr(inventory(images.dataset)).encode())
         else:
             for part in images.tensors:
                 digest.update(part.contiguous().numpy())
+        found[name] = digest.hexdigest()
+    return found
+
+
+def checksum_of_network(model: nn.Module) -> str:
+    """SHA-256 of the weights and buffers of a network on the CPU."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.contiguous().numpy())
     return digest.hexdigest()
+
+
+def differences(old: dict, new: dict) -> str:
+    """What differs between two tables, with the old values; empty if nothing does."""
+    names = [name for name in (old | new) if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} = {old.get(name)}" for name in names)
 
 
 def environment(device: str) -> dict:

@@ -8,11 +8,36 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from ..files import UserError
+from ..records import name_of, pairs_of
+
 SETS = "digits", "mnist", "tiny-imagenet"
 """The data sets that have a name; any other is a folder."""
 
 DECODED_ONCE = 128
 """Photographs up to this size are decoded once and kept as bytes, larger ones anew each time."""
+
+NETWORKS = "smallnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"
+
+_COUNTS = (
+    *("train_images", "size", "epochs", "batch_size", "decay_every"),
+    *("images", "attack_images", "cw_rounds", "cw_steps"),
+)
+RANGES = {
+    "finite and at least 0": (lambda v: 0 <= v < math.inf, ("strengths", "weight_decay")),
+    "finite and more than 0": (lambda v: 0 < v < math.inf, ("learning_rate",)),
+    "more than 0; inf: no clipping": (lambda v: v > 0, ("clip",)),
+    "at least 0 and less than 1": (lambda v: 0 <= v < 1, ("momentum",)),
+    "more than 0 and at most 1": (lambda v: 0 < v <= 1, ("decay_factor",)),
+    "at least 0": (lambda v: v >= 0, ("workers",)),
+    "0 … 2^63 − 1": (lambda v: 0 <= v < 2**63, ("seeds",)),
+    "0, for all, or at least 2": (lambda v: v == 0 or v >= 2, ("classes",)),
+    "at least 8": (lambda v: v >= 8, ("width",)),
+    "at least 1": (lambda v: v >= 1, _COUNTS),
+}
+"""What a setting may be: a test, and the settings that must pass it, each value of a list."""
+
+KINDS = {"int": (int, "a whole number"), "float": ((int, float), "a number")}
 
 
 @dataclass(frozen=True)
@@ -66,7 +91,8 @@ class Recipe:
     decay_factor: float = 0.1
     """see `decay_every`"""
     augment: bool = False
-    """mirror half of the images of a batch and shift it as a whole, by up to an eighth of its width"""
+    """mirror half of the images of a batch and shift it as a whole, by up to an eighth of its width;
+    photographs of more than 128 pixels always are cut at random and mirrored by half"""
     clip: float = math.inf
     """scale the gradient of a step down to this length, if it is longer (Pascanu et al. 2013)"""
     freeze_statistics: bool = False
@@ -143,32 +169,91 @@ class Settings:
 
     def models(self) -> list[tuple[float, int]]:
         """Pairs (λ, seed): every λ with the first seed, the repeated ones with all."""
-        first, *others = self.sweep.seeds
-        plan = [(strength, first) for strength in self.sweep.strengths]
-        return plan + [(strength, seed) for seed in others for strength in self.sweep.repeated]
+        return pairs_of(self.to_table())
+
+    def deciding(self) -> dict:
+        """The settings that decide about weights, and nothing else: no paths, no idle options.
+
+        λ, seed, and the checksums of images and of weights to start from decide as well.
+        """
+        start = self.network.weights if self.network.weights in ("", "pretrained") else "file"
+        photographs, small = self.data.data not in SETS[:2], self.network.network == "smallnet"
+        idle = {"width", "freeze_statistics"} if small else set()
+        if not photographs:
+            idle |= {"size"}
+        elif self.data.size > DECODED_ONCE:
+            idle |= {"augment"}
+        table = asdict(self.training) | {"network": self.network.network, "weights": start}
+        table |= {"width": self.network.width, "size": self.data.size, "tf32": self.sweep.tf32}
+        return {name: value for name, value in table.items() if name not in idle}
+
+    def deciding_values(self) -> dict:
+        """As :meth:`deciding`, for what is measured of a network; `attack_images` may grow."""
+        measuring = asdict(self.measuring)
+        del measuring["attack_images"]
+        return measuring
 
     def check(self) -> None:
-        """Refuse what no run could do.
+        """Refuse what no run could do, or what would mean nothing.
 
         Raises
         ------
         ValueError
             The message names the setting.
         """
-        if self.data.data not in SETS and not Path(self.data.data).is_dir():
-            raise ValueError(f"data must be {', '.join(SETS)} or a folder, got {self.data.data!r}")
-        sweep, measuring = self.sweep, self.measuring
-        if not sweep.strengths or not sweep.seeds:
-            raise ValueError("strengths and seeds must name at least one value each")
-        if not set(sweep.repeated) <= set(sweep.strengths):
-            raise ValueError(f"repeated must be strengths of the sweep, got {sweep.repeated}")
-        may_be_zero = "classes", "workers"
+        kinds = {f.name: f.type for group in fields(self) for f in fields(group.default_factory)}
         for name, value in self.to_table().items():
-            least = 0 if name in may_be_zero else 1
-            if type(value) is int and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        if measuring.attack_images > measuring.images:
-            raise ValueError("attack_images are the first of images: there cannot be more of them")
+            kind = kinds[name].removeprefix("tuple[").removesuffix(", ...]")
+            values = value if isinstance(value, tuple) else (value,)
+            if kind in KINDS:
+                known, words = KINDS[kind]
+                if any(isinstance(v, bool) or not isinstance(v, known) for v in values):
+                    raise UserError(f"{name} must be {words}, got {value!r}")
+            elif type(value).__name__ != kind:
+                raise UserError(f"{name} must be of type {kind}, got {value!r}")
+        for words, (test, names) in RANGES.items():
+            for name in names:
+                value = self.to_table()[name]
+                if not all(map(test, value if isinstance(value, tuple) else (value,))):
+                    raise UserError(f"{name} must be {words}, got {value}")
+        self._check_sweep()
+        self._check_meaning()
+
+    def _check_sweep(self) -> None:
+        sweep = self.sweep
+        if not sweep.strengths or not sweep.seeds:
+            raise UserError("strengths and seeds must name at least one value each")
+        if not set(sweep.repeated) <= set(sweep.strengths):
+            raise UserError(f"repeated must be strengths of the sweep, got {sweep.repeated}")
+        for name in ("strengths", "repeated", "seeds"):
+            values = getattr(sweep, name)
+            written = values if name == "seeds" else [name_of(strength, 0) for strength in values]
+            if len(set(written)) < len(written):
+                raise UserError(
+                    f"{name} must be different, to six significant digits, got {values}"
+                )
+        if self.measuring.attack_images > self.measuring.images:
+            raise UserError("attack_images are the first of images: there cannot be more of them")
+
+    def _check_meaning(self) -> None:
+        data, network = self.data, self.network
+        if data.data not in SETS and not Path(data.data).is_dir():
+            raise UserError(f"data must be {', '.join(SETS)} or a folder, got {data.data!r}")
+        if network.network not in NETWORKS:
+            raise UserError(f"network must be {', '.join(NETWORKS)}, got {network.network!r}")
+        photographs, small = data.data not in SETS[:2], network.network == "smallnet"
+        large = photographs and data.size > DECODED_ONCE
+        if not (photographs or small):
+            raise UserError(f"network must be smallnet for {data.data}, whose images are grey")
+        if small and photographs and data.size < 8:
+            raise UserError(f"size must be at least 8 for smallnet, got {data.size}")
+        if network.weights == "pretrained":
+            known = large and not small and network.width == 64 and data.classes in (0, 1000)
+            if not known:
+                raise UserError(
+                    "weights are pretrained for residual networks of width 64, 1000 classes and "
+                    f"photographs of more than {DECODED_ONCE} pixels only: name a file, or none"
+                )
 
 
 _presets = tomllib.loads(Path(__file__).with_name("presets.toml").read_text(encoding="utf-8"))

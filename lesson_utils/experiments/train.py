@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,8 @@ class History(NamedTuple):
     losses: list[float]
     """Mean of the whole objective over each epoch."""
     diverged: int | None
-    """First epoch (counted from 0) that ended with a loss or weight that is not finite."""
+    """First epoch (counted from 0) that ended with a loss or weight that is not finite; or the
+    last, if scores of images that are to be measured are not."""
     seconds: float
     """Wall-clock time, interruptions left out."""
 
@@ -47,6 +48,7 @@ def train(
     seed: int = 0,
     checkpoint: Path | None = None,
     progress: bool = False,
+    after_epoch: Callable[[History], None] | None = None,
 ) -> History:
     """Train a model in place by double backpropagation, and leave it in eval mode.
 
@@ -72,6 +74,8 @@ def train(
         all that is random in an epoch follows from the seed and the number of the epoch.
     progress : bool
         Show a progress bar (tqdm).
+    after_epoch : callable, optional
+        Told after each epoch how the training went so far.
 
     Returns
     -------
@@ -119,8 +123,14 @@ def train(
             loss = _epoch(step, batches, device, bar)
             finite = all(p.isfinite().all() for p in model.parameters())
             epochs.append([time.perf_counter() - began, loss if finite else math.nan])
+            if after_epoch is not None:
+                after_epoch(_history(epochs))
             _save(checkpoint, identity, model, optimizer, epochs)
     model.eval().to(memory_format=torch.contiguous_format)
+    return _history(epochs)
+
+
+def _history(epochs: list[list[float]]) -> History:
     losses = [loss for _, loss in epochs]
     diverged = next((e for e, loss in enumerate(losses) if not math.isfinite(loss)), None)
     return History(losses[:diverged], diverged, sum(row[0] for row in epochs))
