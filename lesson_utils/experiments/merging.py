@@ -11,9 +11,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..files import UserError, for_the_user, new_folder, write_at_once
-from ..records import SCHEMA, grid_of, load_record, notes_of, pairs_of, stored
+from ..records import SCHEMA, grid_of, load_record, notes_of, pairs_of, stored, write_record
 from .provenance import differences
-from .run import identity, refuse_changes, weights_note, write_record
+from .run import identity, refuse_changes, weights_note
 from .settings import Settings
 
 
