@@ -12,7 +12,7 @@ def _normalised_images(dice):
     """Four images in normalised coordinates, maps, and mean and deviation of three channels."""
     y, g = torch.randn(2, 4, 3, 2, 3, generator=dice)
     mean, std = torch.rand(2, 3, generator=dice)
-    return y, g, 0.3 + 0.4 * mean, 0.1 + 0.4 * std
+    return y, g, 0.02 + 0.9 * mean, 0.03 + 0.4 * std
 
 
 def _to_pixels(y, mean, std):
@@ -101,7 +101,8 @@ def _weight_and_bias(dice):
     """Three to five classes, and at least three pixels more than classes."""
     n = torch.randint(3, 6, (), generator=dice).item()
     d = n + torch.randint(3, 9, (), generator=dice).item()
-    return torch.randn(n, d, generator=dice), torch.randn(n, generator=dice)
+    weight = torch.randn(n, d, generator=dice)
+    return weight, 3 * torch.randn(n, generator=dice)
 
 
 def _centred(values):

@@ -78,8 +78,8 @@ foot = Exercise(
 
 
 def _margins_and_rho(dice):
-    margin = 0.1 + 4.4 * torch.rand(6, generator=dice)
-    return margin, 0.2 + 2 * torch.rand(6, generator=dice)
+    margin = 0.03 + 4.4 * torch.rand(6, generator=dice).square()
+    return margin, 0.03 + 2 * torch.rand(6, generator=dice).square()
 
 
 def _measured(margin, rho):

@@ -8,10 +8,10 @@ from lesson_utils.checks import Exercise, Progress
 
 
 def _sizes_and_angles(dice):
-    """Lengths below and above 1; angles from 0 to 180 degrees, the last of them 180."""
-    size = 10 ** (1.2 * torch.rand(6, generator=dice) - 0.5)
+    """Lengths below and above 1; angles from 0 to 180 degrees, these two among them."""
+    size = 10 ** (2 * torch.rand(6, generator=dice) - 1.5)
     degrees = 180 * torch.rand(6, generator=dice)
-    return size, degrees.index_fill(0, torch.tensor(5), 180.0)
+    return size, torch.cat([degrees[:4], torch.tensor([0.0, 180.0])])
 
 
 def _chord(size, degrees):
@@ -55,7 +55,7 @@ gap_from_angle = Exercise(
 def _alignments_and_depths(dice):
     layers = torch.tensor([1, 2, 3, 4, 1, 2])
     order = torch.randperm(6, generator=dice)
-    return 0.5 + torch.rand(6, generator=dice), layers[order]
+    return 0.03 + 4 * torch.rand(6, generator=dice), layers[order]
 
 
 def _measured(alpha, layers):

@@ -9,7 +9,8 @@ def _distances(dice):
     """Distances found by three attacks on eleven images. Some attacks fail, on each image another
     set of them; on one or two images, and these may be any, all of them do.
     """
-    found = 0.5 + 2 * torch.rand(3, 11, generator=dice)
+    size = 10 ** (6 * torch.rand((), generator=dice) - 3)
+    found = size * torch.rand(3, 11, generator=dice)
     fails = torch.rand(3, 11, generator=dice) < 0.1
     fails[torch.randint(3, (11,), generator=dice), torch.arange(11)] = False
     fails[:, 0] = torch.tensor([True, False, False])
@@ -65,15 +66,16 @@ upper_bound = Exercise(
 
 
 def _curve(dice):
-    """Medians of networks, in any order, that nearly follow a law of growth, or of decay."""
+    """Medians of networks, in any order, that nearly follow a law of growth, or of decay, in any unit."""
     n = torch.randint(4, 8, (), generator=dice).item()
-    rho = 0.5 + (0.2 + torch.rand(n, generator=dice)).cumsum(0)
+    rho = (0.2 + torch.rand(n, generator=dice)).cumsum(0)
     power = 0.4 + 1.6 * torch.rand((), generator=dice)
     if torch.rand((), generator=dice) < 0.5:
         power = -power
     noise = 0.05 * torch.randn(n, generator=dice)
+    a, b = 10 ** (4 * torch.rand(2, generator=dice) - 2)
     order = torch.randperm(n, generator=dice)
-    return rho[order], (3 * rho**power * noise.exp())[order]
+    return a * rho[order], b * (rho**power * noise.exp())[order]
 
 
 def _line(x, y):

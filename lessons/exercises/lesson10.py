@@ -10,9 +10,11 @@ def _alignments(dice):
     """Alignments of the order that noise has, and lengths of images; few pixels, so that
     no answer, not even a wrong one, is zero to rounding.
     """
-    size = 0.4 + 1.2 * torch.rand(6, generator=dice)
+    size = 10 ** (2.5 * torch.rand(6, generator=dice) - 1.5)
     d = torch.randint(16, 50, (), generator=dice).item()
-    scale = 0.1 + 2 * torch.rand(6, generator=dice)
+    scale = torch.cat(
+        [2 * torch.rand(5, generator=dice), torch.tensor([0.01])]
+    )
     return scale * size / d**0.5, size, d
 
 
@@ -55,11 +57,11 @@ share_of_noise = Exercise(
 
 def _two_maps(dice):
     """Two maps of each of four images, neither centred: alike, opposed, and nearly unrelated."""
-    a, b = torch.rand(2, 4, 5, 7, generator=dice)
+    a, b = 3 * torch.rand(2, 4, 5, 7, generator=dice) - 0.3
     alike = torch.tensor([2.0, -2.0, 1.0, -0.3])[
         torch.randperm(4, generator=dice)
     ]
-    return a, 2 * b + alike[:, None, None] * a + 3
+    return a, 2 * b + alike[:, None, None] * a + 4
 
 
 def _centred(a):
