@@ -42,6 +42,9 @@ KEEPS_SIGN |= {"nan_to_num", "stack", "cat", "clone", "requires_grad_", "to", "s
 TECHNICAL = {"view", "detach", "clone", "requires_grad_", "tolist", "item", "to", "stack", "cat"}
 TECHNICAL |= {"zip", "deepcopy", "simplefilter", "Generator", "manual_seed", "Softmax", "range"}
 """What a student may leave out without being wrong, or gets an error for."""
+EVEN = {"norm", "alignment", "square", "abs", "cos"}
+"""Functions that do not see the sign of their arguments."""
+OF_SHAPE = {"len", "shape", "ones_like", "zeros_like", "expand_as", "new_tensor"}
 COMMUTE = ast.Add | ast.Mult | ast.BitAnd | ast.BitOr
 EXCHANGED_OPERATORS = {
     ast.Add: [ast.Sub],
@@ -84,7 +87,6 @@ GIVEN = (
     "({}).flip(0)",
     "({})[:1].expand_as({})",
     "({}).mean(0, keepdim=True).expand_as({})",
-    "({}).clamp(min=0.1)",
     "({}).clamp(max=1)",
     "({}).sign()",
     "1 + 0 * ({})",
@@ -101,8 +103,8 @@ def expression(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
 
 
-def changed(node: ast.expr, signless: set[str]) -> Iterator[ast.expr]:
-    """What may stand in the place of one expression."""
+def changed(node: ast.expr, signless: set[str], even: bool) -> Iterator[ast.expr]:
+    """What may stand in the place of one expression, whose sign does not matter if it is even."""
     if isinstance(node, ast.Call):
         if name_of(node) not in TECHNICAL:
             yield from _of_call(node)
@@ -127,6 +129,8 @@ def changed(node: ast.expr, signless: set[str]) -> Iterator[ast.expr]:
     elif isinstance(node, ast.IfExp):
         yield node.body
         yield node.orelse
+    if even:
+        return
     if isinstance(node, ast.BinOp | ast.Call | ast.Subscript | ast.Name) and not positive(
         node, signless
     ):
@@ -235,11 +239,18 @@ def mutants(
             for k, child in enumerate(old if isinstance(old, list) else [old]):
                 if not isinstance(child, ast.expr):
                     continue
-                for new in changed(child, signless):
-                    if unparsed(new) == ast.unparse(child):
-                        continue
+                even = (name == "args" and name_of(parent) in EVEN | OF_SHAPE) or (
+                    isinstance(parent, ast.Attribute) and parent.attr in EVEN | OF_SHAPE
+                )
+                # A name or a number alone does not say where it stands.
+                small = isinstance(child, ast.Name | ast.Constant)
+                seen = parent if small and isinstance(parent, ast.expr) else None
+                old_text = ast.unparse(seen or child)
+                for new in changed(child, signless, even):
                     _put(parent, name, k, new)
-                    yield f"{ast.unparse(child)} → {unparsed(new)}", unparsed(tree)
+                    new_text = unparsed(seen or new)
+                    if new_text != old_text:
+                        yield f"{old_text} → {new_text}", unparsed(tree)
                     _put(parent, name, k, child)
 
 

@@ -34,7 +34,7 @@ def _network_and_images(dice):
     model = mlp([8, 8, 4])
     for p in model.parameters():
         p.data = (
-            2 * torch.randn(p.shape, generator=dice) / p.shape[-1] ** 0.5
+            3 * torch.randn(p.shape, generator=dice) / p.shape[-1] ** 0.5
         )
     return model, _images(dice, 5)
 

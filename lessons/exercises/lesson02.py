@@ -63,7 +63,7 @@ def _known_and_new_points(dice):
     near = x[:6] + 0.6 * noise[12:18]
     between = 1.5 * inwards + noise[18:]
     y = torch.cat([near, between, x[6:7], 100 + near[:1]])
-    size = 10 ** (3 * torch.rand((), generator=dice) - 2)
+    size = 10 ** (2 * torch.rand((), generator=dice) - 0.5)
     return size * x, BinaryClassifier(z).robustness(size * x), size * y
 
 

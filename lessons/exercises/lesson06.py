@@ -95,7 +95,7 @@ def _clipped_network(dice):
     net = mlp([5, 16, 3], activation=nn.ReLU6).eval()
     for p in net.parameters():
         p.data = torch.randn(p.shape, generator=dice)
-    return net, 4 * torch.randn(6, 5, generator=dice)
+    return net, 4 * torch.randn(6, 1, 5, generator=dice)
 
 
 def _residual(net, x):

@@ -55,7 +55,8 @@ gap_from_angle = Exercise(
 def _alignments_and_depths(dice):
     layers = torch.tensor([1, 2, 3, 4, 1, 2])
     order = torch.randperm(6, generator=dice)
-    return 0.03 + 4 * torch.rand(6, generator=dice), layers[order]
+    alpha = 10 ** (2.2 * torch.rand(6, generator=dice) - 1.5)
+    return alpha, layers[order]
 
 
 def _measured(alpha, layers):

@@ -10,7 +10,7 @@ def _alignments(dice):
     """Alignments of the order that noise has, and lengths of images; few pixels, so that
     no answer, not even a wrong one, is zero to rounding.
     """
-    size = 10 ** (2.5 * torch.rand(6, generator=dice) - 1.5)
+    size = 10 ** (3 * torch.rand(6, generator=dice) - 1.5)
     d = torch.randint(16, 50, (), generator=dice).item()
     scale = torch.cat(
         [2 * torch.rand(5, generator=dice), torch.tensor([0.01])]
