@@ -2,6 +2,7 @@
 
 import ast
 import json
+import warnings
 from dataclasses import replace
 from itertools import cycle
 
@@ -307,7 +308,9 @@ def from_notebook(module, name):
 def answer_of(source, answer):
     """The function; a module that stops, or a function that is none, is no answer."""
     names = {"__name__": "mutant"}
-    exec(compile(source, "<mutant>", "exec"), names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        exec(compile(source, "<mutant>", "exec"), names)
     return names[answer]
 
 

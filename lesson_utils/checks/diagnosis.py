@@ -121,9 +121,9 @@ def _tensor(value) -> Tensor:
 
 
 def precision(given: list[list[Tensor]]) -> float:
-    """Four units in the last place of the coarsest type of number among the answers."""
+    """Eight units in the last place of the coarsest type of number among the answers."""
     kinds = {part.dtype for parts in given for part in parts if part.is_floating_point()}
-    return max((4 * torch.finfo(kind).eps for kind in kinds), default=0.0)
+    return max((8 * torch.finfo(kind).eps for kind in kinds), default=0.0)
 
 
 # --- comparing ----------------------------------------------------------------------
