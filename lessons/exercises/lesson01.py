@@ -4,21 +4,21 @@ import torch
 
 from lesson_utils import alignment, saliency_map
 from lesson_utils.autograd import gradient, inner, norm
-from lesson_utils.checks import Exercise
+from lesson_utils.checks import Exercise, Progress
 from lesson_utils.models import mlp
 
 
 def _images(dice, size):
-    """Images of 3×3 grey values, of which some in each image are black."""
-    x = 0.1 + 0.9 * torch.rand(size, 1, 3, 3, generator=dice)
-    black = torch.rand(size, 9, generator=dice).argsort(1)[
-        :, :4
-    ]  # four pixels of each
-    return x.flatten(1).scatter(1, black, 0.0).view_as(x)
+    """Images of 2×4 grey values: in each three black pixels, a white one, and one of faint ink."""
+    x = 0.1 + 0.8 * torch.rand(size, 8, generator=dice)
+    places = torch.rand(size, 8, generator=dice).argsort(1)
+    faint = 10 ** (-4 + 3 * torch.rand(size, 1, generator=dice))
+    x.scatter_(1, places[:, :3], 0.0).scatter_(1, places[:, 3:4], 1.0)
+    return x.scatter(1, places[:, 4:5], faint).view(size, 1, 2, 4)
 
 
 def _images_and_maps(dice):
-    return _images(dice, 6), torch.randn(6, 1, 3, 3, generator=dice)
+    return _images(dice, 6), torch.randn(6, 1, 2, 4, generator=dice)
 
 
 def _on_ink(x, g):
@@ -26,10 +26,16 @@ def _on_ink(x, g):
     return alignment(x, g) / (1 - share_on_black).sqrt()
 
 
+def _ink_of(x, g):
+    return torch.where(x == 0, 0, g)
+
+
 def _network_and_images(dice):
-    model = mlp([9, 8, 4])
+    model = mlp([8, 8, 4])
     for p in model.parameters():
-        p.data = torch.randn(p.shape, generator=dice) / p.shape[-1] ** 0.5
+        p.data = (
+            3 * torch.randn(p.shape, generator=dice) / p.shape[-1] ** 0.5
+        )
     return model, _images(dice, 5)
 
 
@@ -56,12 +62,21 @@ on_ink = Exercise(
             lambda x, g: torch.zeros(len(x))
         ),
         "you divided by the length of all maps together. Each sample has a map of its own.": (
-            lambda x, g: (
-                inner(x, g).abs() / torch.where(x == 0, 0, g).norm()
-            )
+            lambda x, g: inner(x, g).abs() / _ink_of(x, g).norm()
         ),
         "you averaged over the batch; one number for each sample is asked for.": (
             lambda x, g: _on_ink(x, g).mean()
+        ),
+        "the absolute value stands outside: ⟨x, |g|⟩ counts what speaks against as if it spoke for.": (
+            lambda x, g: inner(x, g.abs()) / norm(_ink_of(x, g))
+        ),
+        "⟨x, |g|⟩ is another number than |⟨x, g⟩|. And is it the length of the remaining map?": (
+            lambda x, g: inner(x, g.abs()) / norm(g)
+        ),
+        "a length is the root of a sum of squares, not a sum of absolute values.": (
+            lambda x, g: (
+                inner(x, g).abs() / _ink_of(x, g).abs().flatten(1).sum(1)
+            )
         ),
     },
 )
@@ -84,3 +99,8 @@ loss_gradient = Exercise(
         ),
     },
 )
+
+
+def progress():
+    """The exercises of this lesson: done, or open."""
+    return Progress(globals())

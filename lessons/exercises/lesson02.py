@@ -4,13 +4,16 @@ import torch
 
 from lesson_utils import BinaryClassifier
 from lesson_utils.autograd import norm
-from lesson_utils.checks import Exercise
+from lesson_utils.checks import Exercise, Progress
 
 
 def _samples_and_decisions(dice):
-    """Nine samples of R^4 with three decisions, each made three times."""
-    decision = torch.randperm(9, generator=dice) % 3
-    return torch.randn(9, 4, generator=dice), decision
+    """Nine samples of R^4, near or far, with three decisions, made two, three and four times."""
+    names = torch.randperm(10, generator=dice)[:3]
+    decision = names.repeat_interleave(torch.tensor([2, 3, 4]))
+    size = 10 ** (4 * torch.rand((), generator=dice) - 1)
+    x = size * torch.randn(9, 4, generator=dice)
+    return x, decision[torch.randperm(9, generator=dice)]
 
 
 def _nearest(x, decision, *, other):
@@ -50,17 +53,18 @@ by_samples = Exercise(
 
 
 def _known_and_new_points(dice):
-    """Points of R^3 with their exact ρ, others between them, and one far from all."""
+    """Points of R^3 well inside one class with their exact ρ; others near them, others nearer to
+    the boundary, one of the points themselves, and one far from all.
+    """
     z = torch.randn(3, generator=dice)
-    inwards = z / z.norm() * torch.tensor([[5.0], [2.0], [2.5]])
-    noise = torch.randn(20, 3, generator=dice)
-    x = torch.cat(
-        [2 * noise[:10], inwards[:2]]
-    )  # at 2 close to the boundary, at 5 safe
-    y = torch.cat(
-        [x[:6] + 0.6 * noise[10:16], inwards[2:] + 0.1 * noise[16:17]]
-    )
-    return x, BinaryClassifier(z).robustness(x), torch.cat([y, 100 + y[:1]])
+    inwards = z / z.norm()
+    noise = torch.randn(21, 3, generator=dice)
+    x = 4 * inwards + 0.6 * noise[:12]
+    near = x[:6] + 0.6 * noise[12:18]
+    between = 1.5 * inwards + noise[18:]
+    y = torch.cat([near, between, x[6:7], 100 + near[:1]])
+    size = 10 ** (2 * torch.rand((), generator=dice) - 0.5)
+    return size * x, BinaryClassifier(z).robustness(size * x), size * y
 
 
 def _bounds(x, rho, y):
@@ -87,8 +91,16 @@ certificate = Exercise(
         "each known point gives a bound that holds. You took the weakest, not the strongest.": (
             lambda x, rho, y: _bounds(x, rho, y).amin(1).clamp(min=0)
         ),
+        "zero is never wrong and promises nothing. Some known points say more about these.": (
+            lambda x, rho, y: torch.zeros(len(y))
+        ),
         "you added the distance. That is a bound from above.": (
             lambda x, rho, y: (rho[:, None] + torch.cdist(x, y)).amin(0)
         ),
     },
 )
+
+
+def progress():
+    """The exercises of this lesson: done, or open."""
+    return Progress(globals())

@@ -11,7 +11,7 @@ from lesson_utils import (
     saliency_map,
 )
 from lesson_utils.autograd import norm
-from lesson_utils.checks import Exercise
+from lesson_utils.checks import Exercise, Progress
 from lesson_utils.models import mlp
 
 
@@ -78,8 +78,8 @@ foot = Exercise(
 
 
 def _margins_and_rho(dice):
-    margin = 0.3 + 4 * torch.rand(6, generator=dice)
-    return margin, 0.2 + 2 * torch.rand(6, generator=dice)
+    margin = 0.03 + 4.4 * torch.rand(6, generator=dice).square()
+    return margin, 0.03 + 2 * torch.rand(6, generator=dice).square()
 
 
 def _measured(margin, rho):
@@ -110,5 +110,14 @@ probabilities = Exercise(
         "a factor of two: when one probability falls, the other one rises.": (
             lambda margin, rho: 2 * rho * torch.sinh(margin) / margin
         ),
+        "half of it: the slope of tanh(m/2) has a factor ½ of its own.": (
+            lambda margin, rho: rho * torch.sinh(margin) / (2 * margin)
+        ),
     },
+    shape_stated=False,
 )
+
+
+def progress():
+    """The exercises of this lesson: done, or open."""
+    return Progress(globals())

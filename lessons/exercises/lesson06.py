@@ -11,17 +11,19 @@ from lesson_utils import (
     homogeneous_decomposition,
     jacobian,
 )
-from lesson_utils.checks import Exercise
+from lesson_utils.checks import Exercise, Progress
 from lesson_utils.models import Normalize, mlp
 
 
 def _dense_and_shift(dice):
+    """A dense layer, a mean of either sign, and a deviation below or above 1."""
     weight, bias = (
         torch.randn(4, 6, generator=dice),
         torch.randn(4, generator=dice),
     )
     m, s = (0.2 + 0.5 * torch.rand(2, generator=dice)).tolist()
-    return weight, bias, m, s
+    wide, negative = (torch.rand(2, generator=dice) < 0.5).tolist()
+    return weight, bias, -m if negative else m, 1 / s if wide else s
 
 
 def _folded(weight, bias, m, s):
@@ -46,6 +48,24 @@ fold = Exercise(
             lambda weight, bias, m, s: (
                 weight,
                 bias - weight.sum(1) * m / s,
+            )
+        ),
+        "you shifted the bias only. Shift and division act on the image, before the weight does.": (
+            lambda weight, bias, m, s: (weight, bias - m)
+        ),
+        "you shifted the bias only, and by too little: the division acts on the image, too.": (
+            lambda weight, bias, m, s: (weight, bias - m / s)
+        ),
+        "the shift has passed through the weight. Now the division: it acts on both.": (
+            lambda weight, bias, m, s: (weight, bias - weight.sum(1) * m)
+        ),
+        "the weight is right. Does the shift make nothing of the bias?": (
+            lambda weight, bias, m, s: (weight / s, bias)
+        ),
+        "the shift meets each weight with its sign: do not add absolute values.": (
+            lambda weight, bias, m, s: (
+                weight / s,
+                bias - weight.abs().sum(1) * m / s,
             )
         ),
         "the mean is subtracted before the division. Is yours divided?": (
@@ -75,7 +95,7 @@ def _clipped_network(dice):
     net = mlp([5, 16, 3], activation=nn.ReLU6).eval()
     for p in net.parameters():
         p.data = torch.randn(p.shape, generator=dice)
-    return net, 4 * torch.randn(6, 5, generator=dice)
+    return net, 4 * torch.randn(6, 1, 5, generator=dice)
 
 
 def _residual(net, x):
@@ -129,3 +149,8 @@ hidden_part = Exercise(
         ),
     },
 )
+
+
+def progress():
+    """The exercises of this lesson: done, or open."""
+    return Progress(globals())

@@ -4,12 +4,14 @@ import torch
 
 from lesson_utils import linearized_robustness
 from lesson_utils.autograd import norm
-from lesson_utils.checks import Exercise
+from lesson_utils.checks import Exercise, Progress
 
 
 def _sizes_and_angles(dice):
-    size = 1 + 3 * torch.rand(6, generator=dice)
-    return size, 20 + 150 * torch.rand(6, generator=dice)
+    """Lengths below and above 1; angles from 0 to 180 degrees, these two among them."""
+    size = 10 ** (2 * torch.rand(6, generator=dice) - 1.5)
+    degrees = 180 * torch.rand(6, generator=dice)
+    return size, torch.cat([degrees[:4], torch.tensor([0.0, 180.0])])
 
 
 def _chord(size, degrees):
@@ -30,6 +32,9 @@ gap_from_angle = Exercise(
         "that is the height of one unit vector over the other, not the distance of their tips.": (
             lambda size, degrees: size * degrees.deg2rad().sin()
         ),
+        "twice that height: the angle of 2‖x‖ sin is not θ itself. Draw both unit vectors.": (
+            lambda size, degrees: 2 * size * degrees.deg2rad().sin()
+        ),
         "that is the way along the circle. The difference of two vectors is a straight line.": (
             lambda size, degrees: size * degrees.deg2rad()
         ),
@@ -43,13 +48,15 @@ gap_from_angle = Exercise(
             lambda size, degrees: _chord(size, degrees) / 2
         ),
     },
+    shape_stated=False,
 )
 
 
 def _alignments_and_depths(dice):
-    layers = torch.tensor([1, 2, 3, 1, 2, 3])
+    layers = torch.tensor([1, 2, 3, 4, 1, 2])
     order = torch.randperm(6, generator=dice)
-    return 0.5 + torch.rand(6, generator=dice), layers[order]
+    alpha = 10 ** (2.2 * torch.rand(6, generator=dice) - 1.5)
+    return alpha, layers[order]
 
 
 def _measured(alpha, layers):
@@ -91,5 +98,14 @@ rho_from_alpha = Exercise(
         "you counted one layer too many: the last one is linear.": (
             lambda alpha, layers: alpha / 2 ** (layers + 1)
         ),
+        "the layers act one after the other: their degrees are multiplied, L times 2.": (
+            lambda alpha, layers: alpha / layers**2
+        ),
     },
+    shape_stated=False,
 )
+
+
+def progress():
+    """The exercises of this lesson: done, or open."""
+    return Progress(globals())

@@ -2,17 +2,22 @@
 
 import torch
 
-from lesson_utils.checks import Exercise
+from lesson_utils.checks import Exercise, Progress
 
 
 def _distances(dice):
-    """Distances found by three attacks; some fail, each image is reached by one at least."""
-    found = 0.5 + 2 * torch.rand(3, 9, generator=dice)
-    fails = torch.rand(3, 9, generator=dice) < 0.3
-    fails[torch.randint(3, (9,), generator=dice), torch.arange(9)] = False
-    fails[0, 0] = True  # at least one fails, and one distance stands alone
-    fails[1, 0] = False
-    return (torch.where(fails, torch.inf, found),)
+    """Distances found by three attacks on eleven images. Some attacks fail, on each image another
+    set of them; on one or two images, and these may be any, all of them do.
+    """
+    size = 10 ** (6 * torch.rand((), generator=dice) - 3)
+    found = size * torch.rand(3, 11, generator=dice)
+    fails = torch.rand(3, 11, generator=dice) < 0.1
+    fails[torch.randint(3, (11,), generator=dice), torch.arange(11)] = False
+    fails[:, 0] = torch.tensor([True, False, False])
+    fails[:, 1] = True
+    fails[:, 2] |= torch.rand((), generator=dice) < 0.5
+    order = torch.randperm(11, generator=dice)
+    return (torch.where(fails, torch.inf, found)[:, order],)
 
 
 def _median_of_smallest(distances):
@@ -46,6 +51,9 @@ upper_bound = Exercise(
         "a mean is drawn by a few far images, and ruined by one infinite one. Take the median.": (
             lambda d: d.amin(0).mean()
         ),
+        "an image that no attack has reached counts, too, as +∞. It moves the median.": (
+            lambda d: _finite(d.amin(0)).nanmedian()
+        ),
         "a failed attack found no adversary at distance 0. It found none at all.": (
             lambda d: torch.where(d.isfinite(), d, 0).amin(0).median()
         ),
@@ -53,15 +61,21 @@ upper_bound = Exercise(
             lambda d: _finite(d).nanmedian()
         ),
     },
+    shape_stated=False,
 )
 
 
 def _curve(dice):
-    """Medians of five networks that follow a power law, nearly."""
-    rho = 0.5 + torch.rand(5, generator=dice).cumsum(0)
+    """Medians of networks, in any order, that nearly follow a law of growth, or of decay, in any unit."""
+    n = torch.randint(4, 8, (), generator=dice).item()
+    rho = (0.2 + torch.rand(n, generator=dice)).cumsum(0)
     power = 0.4 + 1.6 * torch.rand((), generator=dice)
-    noise = 0.05 * torch.randn(5, generator=dice)
-    return rho, 3 * rho**power * noise.exp()
+    if torch.rand((), generator=dice) < 0.5:
+        power = -power
+    noise = 0.05 * torch.randn(n, generator=dice)
+    a, b = 10 ** (4 * torch.rand(2, generator=dice) - 2)
+    order = torch.randperm(n, generator=dice)
+    return a * rho[order], b * (rho**power * noise.exp())[order]
 
 
 def _line(x, y):
@@ -91,10 +105,24 @@ exponent = Exercise(
                 (alpha[-1] / alpha[0]).log() / (rho[-1] / rho[0]).log()
             )
         ),
+        "this is the correlation, which says how straight the line is, and not how steep.": (
+            lambda rho, alpha: torch.corrcoef(
+                torch.stack([rho.log(), alpha.log()])
+            )[0, 1]
+        ),
+        "that is right but for the sign of falling curves: a quotient of deviations has none.": (
+            lambda rho, alpha: alpha.log().std() / rho.log().std()
+        ),
         "without an intercept the line must pass through the origin. What is α at ρ̃ = 1?": (
             lambda rho, alpha: (
                 (rho.log() * alpha.log()).sum() / rho.log().square().sum()
             )
         ),
     },
+    shape_stated=False,
 )
+
+
+def progress():
+    """The exercises of this lesson: done, or open."""
+    return Progress(globals())

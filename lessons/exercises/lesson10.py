@@ -3,16 +3,18 @@
 import torch
 
 from lesson_utils.autograd import inner, norm
-from lesson_utils.checks import Exercise
+from lesson_utils.checks import Exercise, Progress
 
 
 def _alignments(dice):
     """Alignments of the order that noise has, and lengths of images; few pixels, so that
     no answer, not even a wrong one, is zero to rounding.
     """
-    size = 0.4 + 1.2 * torch.rand(6, generator=dice)
+    size = 10 ** (3 * torch.rand(6, generator=dice) - 1.5)
     d = torch.randint(16, 50, (), generator=dice).item()
-    scale = 0.2 + torch.rand(6, generator=dice)
+    scale = torch.cat(
+        [2 * torch.rand(5, generator=dice), torch.tensor([0.01])]
+    )
     return scale * size / d**0.5, size, d
 
 
@@ -49,13 +51,17 @@ share_of_noise = Exercise(
         ),
     },
     tolerance=1e-3,
+    shape_stated=False,
 )
 
 
 def _two_maps(dice):
-    """Two maps of each of four images that have something in common, neither centred."""
-    a, b = torch.rand(2, 4, 6, 6, generator=dice)
-    return a, 2 * b + a + 1
+    """Two maps of each of four images, neither centred: alike, opposed, and nearly unrelated."""
+    a, b = 3 * torch.rand(2, 4, 5, 7, generator=dice) - 0.3
+    alike = torch.tensor([2.0, -2.0, 1.0, -0.3])[
+        torch.randperm(4, generator=dice)
+    ]
+    return a, 2 * b + alike[:, None, None] * a + 4
 
 
 def _centred(a):
@@ -96,6 +102,14 @@ correlation = Exercise(
         "the squared correlation loses the sign.": (
             lambda a, b: _by_corrcoef(a, b) ** 2
         ),
+        "you took the absolute value. Where one map is strong and the other weak, it is negative.": (
+            lambda a, b: _by_corrcoef(a, b).abs()
+        ),
+        "this is the slope of the line through the pixels, which depends on the units of the maps.": (
+            lambda a, b: (
+                inner(_centred(a), _centred(b)) / norm(_centred(a)) ** 2
+            )
+        ),
     },
     tolerance=1e-4,
 )
@@ -104,11 +118,18 @@ IMAGES = 1_281_167
 
 
 def _plan(dice):
-    """Values of λ, the first of them zero, epochs, and images that one GPU takes a second."""
+    """Values of λ, epochs, and images that one GPU takes a second.
+
+    Zero stands anywhere in the list, two or three times; one small λ stands there twice, as if
+    for two seeds.
+    """
     n = torch.randint(3, 9, (), generator=dice).item()
+    zeros = torch.randint(2, 4, (), generator=dice).item()
+    values = [*[0.0] * zeros, 1e-6, 1e-6, *(0.1 * 3.0**k for k in range(n))]
+    order = torch.randperm(len(values), generator=dice).tolist()
     epochs = torch.randint(2, 21, (), generator=dice).item()
     speed = 200 + 1000 * torch.rand((), generator=dice).item()
-    return [0.0, *(0.1 * 3.0**k for k in range(n))], epochs, speed
+    return [values[k] for k in order], epochs, speed
 
 
 def _hours(strengths, epochs, speed):
@@ -141,6 +162,20 @@ gpu_hours = Exercise(
         "the network with λ = 0 is trained, too: its epochs cost as much as plain ones do.": _of(
             lambda s: 2.5 * (s > 0)
         ),
+        "you counted one plain training, as if the list began with its only zero. How many are there?": (
+            lambda strengths, epochs, speed: (
+                _of(lambda s: 2.5)(strengths[1:], epochs, speed)
+                + _of(lambda s: 1.0)(strengths[:1], epochs, speed)
+            )
+        ),
+        "one network for each entry of the list: a λ that stands there twice is trained twice.": (
+            lambda strengths, epochs, speed: _hours(
+                set(strengths), epochs, speed
+            )
+        ),
+        "the cost of a step does not grow with λ.": _of(
+            lambda s: 1 + 1.5 * s
+        ),
         "every image is seen once in each epoch.": (
             lambda strengths, epochs, speed: _hours(strengths, 1, speed)
         ),
@@ -155,4 +190,10 @@ gpu_hours = Exercise(
             )
         ),
     },
+    shape_stated=False,
 )
+
+
+def progress():
+    """The exercises of this lesson: done, or open."""
+    return Progress(globals())

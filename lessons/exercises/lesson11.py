@@ -2,15 +2,17 @@
 
 import torch
 
-from lesson_utils.checks import Exercise
+from lesson_utils.checks import Exercise, Progress
 
 
 def _degrees(dice):
-    """Degrees below and above one half, each with signs that agree and that do not."""
+    """Degrees below and above one half, each with signs that agree and that do not; then exactly
+    one half, both, and one, both.
+    """
     low, high = torch.rand(2, 4, generator=dice)
-    degree = torch.cat([0.1 + 0.3 * low, 0.6 + 0.3 * high])
-    agree = torch.tensor([True, True, False, False] * 2)
-    return degree, agree
+    edges = torch.tensor([0.5, 0.5, 1.0, 1.0])
+    degree = torch.cat([0.05 + 0.43 * low, 0.52 + 0.43 * high, edges])
+    return degree, torch.tensor([True, False] * 6)
 
 
 def _from_parts(degree, agree):
@@ -38,6 +40,14 @@ bias_factor = Exercise(
                 agree, degree, degree / (2 * degree - 1)
             )
         ),
+        "the numerator is missing where the signs do not agree: α† is |⟨x, g†⟩|/‖g†‖.": (
+            lambda degree, agree: torch.where(
+                agree, degree, 1 / (2 * degree - 1).abs()
+            )
+        ),
+        "right where the signs do not agree. Where they do, the parts are added.": (
+            lambda degree, agree: degree / (2 * degree - 1).abs()
+        ),
         "you exchanged the two cases.": (
             lambda degree, agree: _from_parts(degree, ~agree)
         ),
@@ -47,14 +57,14 @@ bias_factor = Exercise(
             )
         ),
     },
+    shape_stated=False,
 )
 
 
-def _affine(dice):
-    """An affine score Ψ = ⟨x, z⟩ + b, points, and another origin."""
-    z, b = torch.randn(5, generator=dice), torch.randn((), generator=dice)
-    x, c = torch.randn(6, 5, generator=dice), torch.randn(5, generator=dice)
-    return x @ z, b.expand(6).clone(), (c @ z).expand(6).clone()
+def _stored(dice):
+    """Parts and shifts of eight points, of both signs; in the last the shift takes all of β."""
+    homogeneous, bias, shift = torch.randn(3, 8, generator=dice)
+    return homogeneous, bias, torch.cat([shift[:7], -bias[7:]])
 
 
 def _seen_from(homogeneous, bias, shift):
@@ -69,7 +79,7 @@ def _degree(part, rest):
 
 degree_from = Exercise(
     solution=_seen_from,
-    inputs=_affine,
+    inputs=_stored,
     shows=(
         "The score does not change, only the way in which it is cut in two. Wherever "
         "⟨c, g⟩ = −β the degree is 1."
@@ -90,5 +100,14 @@ degree_from = Exercise(
         "the degree divides by |⟨x − c, g⟩| + |β|, not by the score: the parts may have different signs.": (
             lambda h, b, s: (h - s).abs() / (h + b).abs()
         ),
+        "this is the part of the bias. The degree has the homogeneous part on top.": (
+            lambda h, b, s: _degree(b + s, h - s)
+        ),
     },
+    shape_stated=False,
 )
+
+
+def progress():
+    """The exercises of this lesson: done, or open."""
+    return Progress(globals())

@@ -3,7 +3,7 @@
 import torch
 
 from lesson_utils.autograd import inner, norm
-from lesson_utils.checks import Exercise
+from lesson_utils.checks import Exercise, Progress
 
 
 def _gradients(dice):
@@ -51,12 +51,14 @@ centred_map = Exercise(
             lambda g, i: g.mean(1)
         ),
     },
+    shape_stated=False,
 )
 
 
 def _maps_and_basis(dice):
-    """Maps of six pixels, and two orthonormal directions."""
-    basis, _ = torch.linalg.qr(torch.randn(6, 2, generator=dice))
+    """Maps of six pixels, and two or three orthonormal directions."""
+    n = torch.randint(2, 4, (), generator=dice).item()
+    basis, _ = torch.linalg.qr(torch.randn(6, n, generator=dice))
     return torch.randn(4, 6, generator=dice), basis.T.contiguous()
 
 
@@ -91,5 +93,14 @@ share_inside = Exercise(
         "a share for each image. You added over the batch.": (
             lambda g, basis: (g @ basis.T).square().sum() / g.square().sum()
         ),
+        "a norm is made of squares: sums of absolute values do not add up by Pythagoras.": (
+            lambda g, basis: (g @ basis.T).abs().sum(1) / g.abs().sum(1)
+        ),
     },
+    shape_stated=False,
 )
+
+
+def progress():
+    """The exercises of this lesson: done, or open."""
+    return Progress(globals())
