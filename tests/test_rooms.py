@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "attacks": {"validation", "autograd"},
     "models": set(),
     "data": set(),
-    "training": {"validation"},
+    "training": {"validation", "autograd"},
     "photographs": {"data", "files"},
     "records": {"attacks", "models", "data", "files"},
     "checks": set(),
