@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save
 
 from lesson_utils import data, measure, records
 from lesson_utils.experiments import PRESETS, export, run
-from lesson_utils.experiments import command_line
 from lesson_utils.experiments.command_line import main
 from lesson_utils.records import (
     bundled_images,
