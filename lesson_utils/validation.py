@@ -192,7 +192,11 @@ def check_bounds(x: Tensor, bounds: Bounds | None) -> Bounds | None:
         return None
     try:
         low, high = (math.nan if isinstance(end, str) else float(end) for end in bounds)
-    except (TypeError, ValueError, RuntimeError):  # no sequence, not two, or tensors of many entries
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+    ):  # no sequence, not two, or tensors of many entries
         low = high = math.nan
     if not low < high:
         raise ValueError(

@@ -7,7 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd import checked_logits, gradient, leaf_and_logits, logit_of, norm, per_sample, ranking
+from ..autograd import (
+    checked_logits,
+    gradient,
+    leaf_and_logits,
+    logit_of,
+    norm,
+    per_sample,
+    ranking,
+)
 from ..validation import Bounds, Model, check_bounds, restricted
 
 
