@@ -163,7 +163,7 @@ def test_scores_that_are_no_numbers_decide_nothing(attack, dtype, fill):
     assert (result.distance == torch.inf).all()
 
 
-@ALL
+@OURS
 @BOTH
 def test_a_walk_steps_back_from_where_there_are_no_numbers(attack, dtype):
     def scores(x):  # the decision changes at x = 0.2, and x < 0 has no scores

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..autograd import norm, per_sample
 from ..validation import Model
-from .common import AttackResult, Task, ascent, as_result, ask, bisect, is_adversarial
+from .common import AttackResult, Task, as_result, ascent, ask, bisect, is_adversarial
 
 
 @torch.inference_mode(False)

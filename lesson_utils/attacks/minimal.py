@@ -21,7 +21,7 @@ FEW_DIMENSIONS = 8
 def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> AttackResult:
     """Search the closest input with another decision, in the Euclidean norm.
 
-    DeepFool (free, and towards each of the four strongest rivals) and DDN propose
+    DeepFool (free, and towards each of the two strongest rivals) and DDN propose
     adversaries, and random directions where these find none. Each is pulled in, the nearest
     with precision: bisection on the segment to x brings it to the decision boundary; the
     foot of the perpendicular from x to the tangent plane of the boundary gives a closer
@@ -79,7 +79,7 @@ def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> Atta
 def _proposals(task: Task) -> Iterator[Tensor]:
     yield deepfool(task)
     # The nearest boundary by linearization need not be the nearest: try other rivals too.
-    for rival in ranking(scores(task, task.x), task.label)[:, 1:5].unbind(1):
+    for rival in ranking(scores(task, task.x), task.label)[:, 1:3].unbind(1):
         yield deepfool(task, rival=rival, steps=20)
     yield ddn(task)
 
