@@ -4,9 +4,11 @@ import foolbox
 import pytest
 import torch
 
-from lesson_utils import AffineClassifier, BinaryClassifier, minimal_l2
+from lesson_utils import AffineClassifier, BinaryClassifier, binarize, minimal_l2
 from lesson_utils.attacks import by_foolbox, line_search, projected_gradient
 from lesson_utils.autograd import norm
+from lesson_utils.models import mlp
+from lesson_utils.toy import PlanarReLUNet
 
 # The adversary is placed a few float32 roundings beyond the boundary.
 ROUNDING = 1e-5
@@ -98,8 +100,10 @@ def test_two_classes_on_a_line(attack):
 
 @SIMPLE
 def test_where_there_is_no_other_class_every_attack_fails(attack):
-    classifier = AffineClassifier(torch.randn(3, 5).sign() * 1e-3, torch.tensor([1e3, 0.0, 0.0]))
-    result = attack(classifier.eval(), torch.rand(4, 5))
+    def one_class(x):  # the first score leads everywhere, the second follows it
+        return torch.stack([x.sum(1).tanh() + 3, x.sum(1).tanh()], dim=1)
+
+    result = attack(Scores(one_class), torch.rand(4, 5))
     assert not result.success.any()
     assert (result.distance == torch.inf).all()
     assert result.adversarial.isnan().all()
@@ -123,3 +127,229 @@ class Scale(torch.nn.Module):
 
     def forward(self, logits):
         return self.factor * logits
+
+
+class Scores(torch.nn.Module):
+    """A classifier from a function; in eval mode."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.eval()
+
+    def forward(self, x):
+        return self.function(x)
+
+
+OURS = pytest.mark.parametrize("attack", [minimal_l2, line_search, projected_gradient])
+ALL = pytest.mark.parametrize("attack", [minimal_l2, line_search, projected_gradient, deepfool])
+BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+
+
+# --- an adversary is a point with finite scores and another decision -------------
+
+
+@ALL
+@BOTH
+@pytest.mark.parametrize("fill", [torch.nan, torch.inf, -torch.inf])
+def test_scores_that_are_no_numbers_decide_nothing(attack, dtype, fill):
+    def scores(x):  # class 1 wherever the scores are numbers
+        first = x[:, 0].clamp(min=0).sqrt()
+        both = torch.stack([first, 2 * first + 1], dim=1)
+        return torch.where((x[:, :1] > 0), both, torch.full_like(both, fill) * both.detach())
+
+    result = attack(Scores(scores), torch.tensor([[0.5, 0.3], [0.01, 2.0]], dtype=dtype))
+    assert not result.success.any()
+    assert (result.distance == torch.inf).all()
+
+
+@OURS
+@BOTH
+def test_a_walk_steps_back_from_where_there_are_no_numbers(attack, dtype):
+    def scores(x):  # the decision changes at x = 0.2, and x < 0 has no scores
+        return torch.stack([x[:, 0].sqrt() - 0.2**0.5, 0 * x[:, 1]], dim=1)
+
+    x = torch.tensor([[0.5, 0.3], [1.0, -2.0]], dtype=dtype)
+    result = attack(Scores(scores), x)
+    assert result.success.all()
+    exact = x[:, 0] - 0.2
+    assert (result.distance >= (1 - ROUNDING) * exact).all()
+    assert (result.distance <= (1 + ROUNDING if attack is minimal_l2 else 1.7) * exact).all()
+
+
+# --- neither the scale of the scores nor that of x matters -----------------------
+
+
+@OURS
+@BOTH
+@pytest.mark.parametrize("power", [-38, -25, -10, 10, 25, 37])
+def test_the_scale_of_the_scores_does_not_matter(attack, dtype, power):
+    torch.manual_seed(0)
+    x, weight = torch.rand(64, 3, dtype=dtype), torch.eye(3, dtype=dtype)
+    bias = torch.tensor([0.3, 0.1, 0], dtype=dtype)
+    exact = AffineClassifier(weight, bias).robustness(x)
+    result = attack(AffineClassifier(weight * 10.0**power, bias * 10.0**power).eval(), x)
+    assert result.success.all()
+    assert (result.distance >= exact - 1e-5).all()
+    assert (result.distance <= (1 + ROUNDING if attack is minimal_l2 else 1.3) * exact + 1e-5).all()
+
+
+@OURS
+@BOTH
+@pytest.mark.parametrize("scale", [1e-12, 1e-4, 1.0, 1e4, 1e12])
+def test_the_units_of_x_do_not_matter(attack, dtype, scale):
+    torch.manual_seed(0)
+    x = scale * torch.rand(20, 6, dtype=dtype)
+    classifier = BinaryClassifier(torch.randn(6, dtype=dtype), 0.3 * scale).eval()
+    exact, result = classifier.robustness(x), attack(classifier, x)
+    assert result.success.all()
+    assert (result.distance >= (1 - 1e-4) * exact - 1e-6 * scale).all()
+    tolerance = 1e-4 if attack is minimal_l2 else 0.02
+    assert (result.distance <= (1 + tolerance) * exact + 1e-5 * scale).all()
+
+
+@ALL
+@BOTH
+def test_from_the_zero_image(attack, dtype):
+    torch.manual_seed(0)
+    net = mlp([9, 8, 3]).to(dtype).eval()
+    x = torch.zeros(1, 9, dtype=dtype)
+    result = attack(net, x)
+    assert result.success.all()
+    assert result.distance.isfinite().all()
+    assert result.distance > 0
+    assert (net(result.adversarial).argmax(1) != net(x).argmax(1)).all()
+    classifier = BinaryClassifier(torch.ones(4, dtype=dtype), 2.0).eval()
+    found = attack(classifier, torch.zeros(1, 4, dtype=dtype)).distance
+    assert 1 - ROUNDING <= found <= 1.06
+
+
+# --- a success does not depend on the company ------------------------------------
+
+
+@OURS
+@BOTH
+def test_an_adversary_is_one_alone_and_in_any_company(attack, dtype):
+    for seed in range(12):
+        torch.manual_seed(seed)
+        d = (5, 20, 64, 300)[seed % 4]
+        model = AffineClassifier(torch.randn(10, d, dtype=dtype), torch.randn(10, dtype=dtype))
+        x = torch.randn(100, d, dtype=dtype) * (1, 10, 100)[seed % 3]
+        label, (distance, y, success) = model(x).argmax(1), attack(model, x)
+        assert success.all()
+        for size in (1, 2, 50, 100):
+            decisions = torch.cat([model(part).argmax(1) for part in y.split(size)])
+            assert (decisions != label).all()
+        assert (model(y[::3]).argmax(1) != label[::3]).all()
+        if attack is minimal_l2:  # and yet no further away than rounding asks for
+            rho = AffineClassifier(model.weight.double(), model.bias.double()).robustness(
+                x.double()
+            )
+            assert ((distance - rho).abs() <= ROUNDING * (rho + norm(x))).all()
+
+
+# --- sound requests ----------------------------------------------------------------
+
+
+@OURS
+def test_a_model_bound_to_its_batch(attack, digits, digits_net):
+    x = digits.x_test[:30]
+    first, second = digits_net(x).topk(2, dim=1).indices.unbind(1)
+    result = attack(binarize(digits_net, first, second), x)
+    assert result.success.double().mean() > 0.8
+    ok = result.success
+    logits = digits_net(result.adversarial[ok])
+    rows = torch.arange(len(logits))
+    assert (logits[rows, second[ok]] > logits[rows, first[ok]]).all()
+    one = attack(binarize(digits_net, int(first[0]), int(second[0])), x[:1])
+    torch.testing.assert_close(one.distance, result.distance[:1], rtol=0.05, atol=0)
+
+
+def test_bounds_forgive_a_rounding_and_are_kept(digits, digits_net):
+    x = digits.x_test[:20]
+    beyond = x + torch.where(x == 0, -6e-8, 0) + torch.where(x == 1, 1.2e-7, 0)
+    assert beyond.min() < 0
+    assert beyond.max() > 1
+    result = minimal_l2(digits_net, beyond, bounds=(0, 1))
+    assert result.success.all()
+    assert result.adversarial.min() >= 0
+    assert result.adversarial.max() <= 1
+    for bad in (1, (0,), (0, 1, 2), ("0", "1"), (None, 1), (0, torch.nan), torch.rand(2, 64)):
+        with pytest.raises(ValueError, match="increasing pair of numbers"):
+            minimal_l2(digits_net, x, bounds=bad)
+    with pytest.raises(ValueError, match="outside bounds"):
+        minimal_l2(digits_net, x * 1.001, bounds=(0, 1))
+
+
+@BOTH
+@pytest.mark.parametrize("attack", [deepfool, carlini_wagner])
+def test_foolbox_far_from_the_origin_and_without_a_trace(attack, dtype):
+    torch.manual_seed(0)
+    net = mlp([6, 12, 3]).to(dtype).eval()
+    x = (40 * torch.randn(10, 6)).to(dtype)
+    random, before = torch.get_rng_state(), x.clone()
+    result = attack(net, x)
+    assert (result.success == result.distance.isfinite()).all()
+    assert result.adversarial.dtype == dtype
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(x, before)
+    assert attack(lambda y: net(y), x).distance.equal(result.distance)
+
+
+def test_foolbox_attack_that_minimises_nothing():
+    with pytest.raises(TypeError, match="L2DeepFoolAttack"):
+        by_foolbox(foolbox.attacks.L2PGD(), mlp([6, 12, 3]).eval(), torch.rand(2, 6))
+
+
+@ALL
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_attacks_leave_no_trace_and_work_without_gradients(attack, mode):
+    torch.manual_seed(0)
+    net, x = mlp([6, 12, 3]).eval(), torch.rand(10, 6)
+    before, random = x.clone(), torch.get_rng_state()
+    usual = attack(net, x)
+    with mode():
+        quiet = attack(net, x)
+    assert torch.equal(usual.distance, quiet.distance)
+    assert torch.equal(x, before)
+    assert not x.requires_grad
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+# --- accuracy: exact values in the plane -------------------------------------------
+
+
+def test_the_search_finds_nearly_every_nearest_point_in_the_plane():
+    """Random weights make islands that no descent finds, and samples without a gradient."""
+    missed = found = 0
+    for sizes, seed in (([2, 12, 3], 0), ([2, 8, 8, 4], 100), ([2, 6, 2], 200)):
+        torch.manual_seed(seed)
+        net = mlp(sizes).double()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.normal_()
+        net, x = PlanarReLUNet(net), torch.randn(30, 2).double()
+        exact, result = net.robustness(x), minimal_l2(net, x)
+        finite = exact.isfinite()
+        assert (result.distance >= exact - 1e-9).all()
+        assert result.success[finite].all()
+        missed += int((result.distance[finite] > 1.01 * exact[finite]).sum())
+        found += int(finite.sum())
+    assert found >= 80
+    assert missed <= 2
+
+
+@BOTH
+def test_where_the_gradient_vanishes_random_directions_lead_out(dtype):
+    def scores(x):  # class 0 on the unit ball, around whose inner half nothing changes
+        return torch.stack([0 * x.sum(1), (norm(x) - 0.5).relu() - 0.5], dim=1)
+
+    x = torch.zeros(2, 30, dtype=dtype)
+    x[1, 0] = 0.2
+    result = minimal_l2(Scores(scores), x)
+    assert result.success.all()
+    exact = 1 - norm(x)
+    assert (result.distance >= (1 - ROUNDING) * exact).all()
+    assert (result.distance <= 1.01 * exact).all()

@@ -189,15 +189,15 @@ def _settle(task: Task, found: Tensor) -> tuple[Tensor, Tensor]:
     take steps of a few roundings, which double. Where the lead stays below (a rival that
     only ties), the point itself is kept if it is an adversary both in company and alone.
     """
-    success = is_adversarial(task, found)
     settled = found.clone()
-    rows = success.nonzero().flatten()
-    if len(rows) == 0:
+    success = torch.zeros_like(task.label, dtype=torch.bool)
+    # All that are points: what was an adversary in another company may lack a rounding here.
+    waiting = found.flatten(1).isfinite().all(1).nonzero().flatten()
+    if len(waiting) == 0:
         return settled, success
     tolerance = _rounding_of_scores(task, found)
     away = unit(found - task.x)[2]
     step = torch.finfo(found.dtype).eps * norm(found)
-    waiting = rows
     for push in (0, *(2**k for k in range(12))):
         part, size = task.of(waiting), per_sample(push * step[waiting], found)
         y = part.clip(found[waiting] + size * away[waiting])
@@ -205,11 +205,13 @@ def _settle(task: Task, found: Tensor) -> tuple[Tensor, Tensor]:
         lead = logits.amax(1) - logit_of(logits, part.label)
         good = decides_otherwise(part, y, logits) & (lead > tolerance[waiting])
         good[good.clone()] = _alone(task, y[good], waiting[good])
-        settled[waiting[good]] = y[good]
+        settled[waiting[good]], success[waiting[good]] = y[good], True
         waiting = waiting[~good]
         if len(waiting) == 0:
-            break
-    success[waiting] = _alone(task, found[waiting], waiting)
+            return settled, success
+    fooled = is_adversarial(task.of(waiting), found[waiting])
+    fooled[fooled.clone()] = _alone(task, found[waiting[fooled]], waiting[fooled])
+    success[waiting] = fooled
     return settled, success
 
 

@@ -36,7 +36,7 @@ def _to_nearest_boundary(task: Task, y: Tensor, rival: Tensor | None) -> Tensor:
         nearest = torch.where(closer, distance.abs(), nearest)
         direction = torch.where(per_sample(closer, y), -normal, direction)
     # 2 % overshoot, and a part of the unit so that a tie does not stall the walk
-    stride = torch.where(nearest.isfinite(), 1.02 * nearest + 1e-2 * task.length, 0.0)
+    stride = torch.where(nearest.isfinite(), 1.02 * nearest + 1e-3 * task.length, 0.0)
     return per_sample(stride, y) * direction
 
 
