@@ -369,6 +369,23 @@ def test_networks_that_are_there_are_not_trained_again(least):
     assert [m["strength"] for m in load_record(least)["models"]] == [0.0, 0.1, 0.2]
 
 
+def test_a_record_lists_what_is_there_whatever_another_process_asked_for(least):
+    path = least / "state" / "run.json"
+    state = json.loads(path.read_text())
+    state["settings"] |= {"strengths": [5.0, 6.0], "seeds": [7]}
+    path.write_text(json.dumps(state))
+    found = run(LEAST.change(strengths=(0.1,)), least)
+    assert (found["settings"]["strengths"], found["settings"]["seeds"]) == ([0.0, 0.1], [0])
+    assert len(found["models"]) == 2
+
+
+def test_values_that_were_deleted_are_measured_again(least, least_made):
+    shutil.rmtree(least / "state")
+    (least / "samples.safetensors").unlink()
+    run(LEAST.change(strengths=(0.0, 0.1)), least)
+    assert contents(least) == contents(least_made)
+
+
 def test_networks_that_fill_no_grid_are_listed(least):
     found = run(LEAST.change(strengths=(0.1,), seeds=(5,)), least)
     pairs = [(m["strength"], m["seed"]) for m in found["models"]]

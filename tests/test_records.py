@@ -10,8 +10,9 @@ from safetensors.torch import save
 from lesson_utils import measure
 from lesson_utils.experiments import PRESETS, Settings, merge
 from lesson_utils.experiments.files import write_at_once
+from lesson_utils.experiments.folders import write_record_json
 from lesson_utils.experiments.provenance import PACKAGES
-from lesson_utils.experiments.run import open_data, write_record_json
+from lesson_utils.experiments.run import open_data
 from lesson_utils.records import (
     ATTACKS,
     bundled_images,

@@ -10,8 +10,9 @@ from safetensors.torch import save
 
 from ..records import bundled_images, load_record, read_network, summaries
 from .files import UserError, for_the_user, listed, new_folder, write_at_once
+from .folders import write_record_json
 from .provenance import checksums
-from .run import measured, open_data, write_record_json
+from .run import measured, open_data
 from .settings import SETS, Settings
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..records import SCHEMA, grid_of, load_record, notes_of, pairs_of, stored
 from .files import UserError, for_the_user, new_folder, write_at_once
+from .folders import identity, refuse_changes, weights_note, write_record_json
 from .provenance import differences
-from .run import identity, refuse_changes, weights_note, write_record_json
 from .settings import Settings
 
 

@@ -95,7 +95,10 @@ def look_through(folder: Path, split: str, wanted: int = 0) -> Split:
             where = f"{folder / split} has no valid file for the classes"
             if sorted_in_text:
                 where = f"{annotations} names no files of"
-            problems.append(f"{where} {listed(empty)}. Images end in {', '.join(ENDINGS)}")
+            problems.append(
+                f"{where} {listed(empty)}. Images end in {', '.join(ENDINGS)};"
+                " was the archive unpacked to the end?"
+            )
     except UserError as error:
         problems.append(str(error))
     return Split(samples, classes, problems, skipped)
