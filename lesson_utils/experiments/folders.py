@@ -82,6 +82,7 @@ def networks_in(folder: Path) -> dict[str, dict]:
 
 
 def pair_of(note: dict) -> tuple[float, int]:
+    """λ and seed of a network, from what decided about it."""
     return note["strength"], note["seed"]
 
 
@@ -122,10 +123,11 @@ def _check_recorded(work: Work) -> dict:
     elif (out / "record.json").exists():
         with for_the_user(ValueError):
             before = load_record(out)["settings"]
-    if before:
-        refuse_changes(out, identity(before), identity(asked))
+    measured = (out / "record.json").exists() or any((out / "state").glob("*.samples.safetensors"))
+    if before:  # before anything was measured, one may still choose what will be
+        refuse_changes(out, identity(before, measured), identity(asked, measured))
         many = before["attack_images"]
-        if many > asked["attack_images"]:
+        if measured and many > asked["attack_images"]:
             raise UserError(f"{out} has attacks on {many} images: ask for at least so many")
     return before
 
@@ -149,11 +151,12 @@ def begin(work: Work, command: str | None) -> None:
     write_at_once(path, json.dumps(state | {"settings": asked}, indent=1).encode())
 
 
-def identity(table: dict) -> dict:
-    """What decides about all numbers of a record, from its settings."""
+def identity(table: dict, measured: bool = True) -> dict:
+    """What decides about all numbers of a record, from its settings; or about the weights alone."""
     settings = Settings.from_table(table)
-    sums = {name: table[name] for name in ("data_sha256", "weights_sha256") if name in table}
-    return settings.deciding() | settings.deciding_values() | sums
+    names = "data_sha256" if measured else "train_sha256", "weights_sha256"
+    values = settings.deciding_values() if measured else {}
+    return settings.deciding() | values | {name: table[name] for name in names if name in table}
 
 
 def _read_json(path: Path) -> dict:

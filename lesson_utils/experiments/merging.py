@@ -157,7 +157,9 @@ def _refuse_others(folder: Path, settings: dict, first: Path, expected: dict) ->
 
 
 def _sources(record: dict) -> list[dict]:
-    """Provenance of a record, or, if it was merged itself, of all that it was merged from."""
-    provenance = record["provenance"]
-    names = [model["name"] for model in record["models"]]
-    return provenance.get("merged") or [provenance | {"models": names}]
+    """Provenance of the networks of a record; if it was merged itself, that of all its sources."""
+    provenance = dict(record["provenance"])
+    merged = provenance.pop("merged", [])
+    known = {name for source in merged for name in source["models"]}
+    names = [model["name"] for model in record["models"] if model["name"] not in known]
+    return merged + ([provenance | {"models": names}] if names else [])
