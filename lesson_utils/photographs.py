@@ -98,7 +98,10 @@ def look_through(folder: Path, split: str, wanted: int = 0) -> Split:
             where = f"{folder / split} has no valid file for the classes"
             if sorted_in_text:
                 where = f"{annotations} names no files of"
-            problems.append(f"{where} {listed(empty)}. Images end in {', '.join(ENDINGS)}")
+            problems.append(
+                f"{where} {listed(empty)}. Images end in {', '.join(ENDINGS)};"
+                " was the archive unpacked to the end?"
+            )
     except UserError as error:
         problems.append(str(error))
     return Split(samples, classes, problems, skipped)
@@ -225,14 +228,14 @@ class Photographs(Dataset):
     Two layouts are understood: `train/<class>/…` and `val/<class>/…`, at any depth below the
     class (ImageNet, Imagenette), and that of Tiny ImageNet, where `wnids.txt` names the
     classes and `val/val_annotations.txt` the class of each file in `val/images`; if these were
-    sorted into `val/<class>/…`, the annotations do not count. The classes
-    are those in `wnids.txt` or else the folders in `train`; what belongs to no class is ignored,
-    and so are hidden files and folders, those in :data:`STRAY`, links back into the same
-    folder, and files without one of :data:`ENDINGS`.
+    sorted into `val/<class>/…`, the annotations do not count. The classes are those in
+    `wnids.txt` or else the folders in `train`; what belongs to no class is ignored, and so are
+    hidden files and folders, those in :data:`STRAY`, links back into the same folder, and files
+    without one of :data:`ENDINGS`.
 
-    An image is turned as its EXIF orientation says (one that cannot be read counts as none). Of an animated one the
-    first frame counts. Grey (also with 16 bits: 0 … 65535 become 0 … 255), palette and CMYK
-    become RGB; transparency is dropped.
+    An image is turned as its EXIF orientation says (one that cannot be read counts as none). Of
+    an animated one the first frame counts. Grey, palette and CMYK become RGB; of 16 bits the
+    values 0 … 65535 become 0 … 255; transparency is dropped.
 
     Parameters
     ----------

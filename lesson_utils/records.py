@@ -368,7 +368,7 @@ def stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {key: file.get_tensor(key) for key in file.keys()}, notes  # noqa: SIM118
 
 
-def write_record(folder: Path, record: dict) -> None:
+def write_record_json(folder: Path, record: dict) -> None:
     """Write `record.json`; its numbers that are not finite as text, since JSON knows none."""
     content = json.dumps(_as_text(record), indent=1, allow_nan=False)
     write_at_once(folder / "record.json", content.encode())

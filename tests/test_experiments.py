@@ -369,6 +369,44 @@ def test_networks_that_are_there_are_not_trained_again(least):
     assert [m["strength"] for m in load_record(least)["models"]] == [0.0, 0.1, 0.2]
 
 
+def test_a_record_lists_what_is_there_whatever_another_process_asked_for(least):
+    path = least / "state" / "run.json"
+    state = json.loads(path.read_text())
+    state["settings"] |= {"strengths": [5.0, 6.0], "seeds": [7]}
+    path.write_text(json.dumps(state))
+    found = run(LEAST.change(strengths=(0.1,)), least)
+    assert (found["settings"]["strengths"], found["settings"]["seeds"]) == ([0.0, 0.1], [0])
+    assert len(found["models"]) == 2
+
+
+def test_values_that_were_deleted_are_measured_again(least, least_made):
+    shutil.rmtree(least / "state")
+    (least / "samples.safetensors").unlink()
+    run(LEAST.change(strengths=(0.0, 0.1)), least)
+    assert contents(least) == contents(least_made)
+
+
+def test_what_is_measured_may_change_until_something_is(tmp_path, monkeypatch):
+    """Hours of training are not lost because the attacks asked for would take days."""
+
+    def stopped(*args, **options):
+        raise KeyboardInterrupt
+
+    many = LEAST.change(attack_images=6, cw_steps=1000, images=300)
+    with monkeypatch.context() as patched:
+        patched.setattr(RUN, "measure", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run(many, tmp_path)
+    trained = (tmp_path / "models" / "strength-0-seed-0.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="epochs = 2"):
+        run(LEAST.change(epochs=3), tmp_path)
+    found = run(LEAST, tmp_path)
+    assert (tmp_path / "models" / "strength-0-seed-0.safetensors").read_bytes() == trained
+    assert (found["settings"]["images"], found["settings"]["cw_steps"]) == (6, 2)
+    with pytest.raises(ValueError, match="cw_steps = 2"):
+        run(LEAST.change(cw_steps=3), tmp_path)
+
+
 def test_networks_that_fill_no_grid_are_listed(least):
     found = run(LEAST.change(strengths=(0.1,), seeds=(5,)), least)
     pairs = [(m["strength"], m["seed"]) for m in found["models"]]
@@ -1080,6 +1118,12 @@ def test_merged_seeds_describe_the_networks_that_are_there(least, tmp_path):
     assert found["settings"]["models"] == pairs
     assert [[m["strength"], m["seed"]] for m in found["models"]] == pairs
     assert len(found["provenance"]["merged"]) == 3  # a merged record names all it came from
+    run(LEAST.change(strengths=(0.9,)), tmp_path / "ab")
+    found = merge([tmp_path / "ab"], tmp_path / "grown")
+    sources = [source["models"] for source in found["provenance"]["merged"]]
+    assert sources[-1] == ["strength-0.9-seed-0"]
+    assert set(found["provenance"]["timing"]["measuring"]) == {m["name"] for m in found["models"]}
+    found = load_record(tmp_path / "abc")
     assert len(medians(found, "alignment")[0]) == 3
 
 

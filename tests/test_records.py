@@ -22,7 +22,7 @@ from lesson_utils.records import (
     pairs_of,
     stored,
     summary,
-    write_record,
+    write_record_json,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -142,7 +142,7 @@ def test_the_record_of_mnist_is_joined_with_single_networks_of_the_same_layout(t
         weights = (recorded / "models" / f"{entry['name']}.safetensors").read_bytes()
         write_at_once(folders[-1] / "models" / f"{name}.safetensors", weights)
         content = {"schema": 1, "settings": record["settings"] | settings, "provenance": provenance}
-        write_record(folders[-1], content | {"models": [new | {"name": name, "seed": seed}]})
+        write_record_json(folders[-1], content | {"models": [new | {"name": name, "seed": seed}]})
     for many, repeated in ((1, [0.0, 1.0]), (2, [0.0, 0.1, 1.0])):
         joined = merge([recorded, *folders[:many]], tmp_path / f"joined-{many}")
         assert joined["settings"]["strengths"] == record["settings"]["strengths"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save
 
 from ..files import UserError, for_the_user, listed, new_folder, write_at_once
-from ..records import bundled_images, load_record, read_network, summaries, write_record
+from ..records import bundled_images, load_record, read_network, summaries, write_record_json
 from .images import open_data
 from .provenance import checksums
 from .run import measured
@@ -89,5 +89,5 @@ def export(
             )
         values = (folder / "samples.safetensors").read_bytes()
         write_at_once(copy / "samples.safetensors", values)
-        write_record(copy, record)
+        write_record_json(copy, record)
     return record

@@ -11,9 +11,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..files import UserError, for_the_user, new_folder, write_at_once
-from ..records import SCHEMA, grid_of, load_record, notes_of, pairs_of, stored, write_record
+from ..records import SCHEMA, grid_of, load_record, notes_of, pairs_of, stored, write_record_json
+from .folders import identity, refuse_changes, weights_note
 from .provenance import differences
-from .run import identity, refuse_changes, weights_note
 from .settings import Settings
 
 
@@ -84,7 +84,7 @@ def merge(folders: Sequence[str | Path], target: str | Path) -> dict:
         notes = {n.entry["name"]: n.note for n in ordered if n.note}
         write_at_once(folder / "samples.safetensors", save(values, metadata=notes))
         record = {"schema": SCHEMA, "settings": settings, "provenance": provenance}
-        write_record(folder, record | {"models": [n.entry for n in ordered]})
+        write_record_json(folder, record | {"models": [n.entry for n in ordered]})
     return load_record(target)
 
 
@@ -157,7 +157,9 @@ def _refuse_others(folder: Path, settings: dict, first: Path, expected: dict) ->
 
 
 def _sources(record: dict) -> list[dict]:
-    """Provenance of a record, or, if it was merged itself, of all that it was merged from."""
-    provenance = record["provenance"]
-    names = [model["name"] for model in record["models"]]
-    return provenance.get("merged") or [provenance | {"models": names}]
+    """Provenance of the networks of a record; if it was merged itself, that of all its sources."""
+    provenance = dict(record["provenance"])
+    merged = provenance.pop("merged", [])
+    known = {name for source in merged for name in source["models"]}
+    names = [model["name"] for model in record["models"] if model["name"] not in known]
+    return merged + ([provenance | {"models": names}] if names else [])
