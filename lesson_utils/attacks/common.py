@@ -185,9 +185,10 @@ def _settle(task: Task, found: Tensor) -> tuple[Tensor, Tensor]:
     """Move adversaries beyond the boundary until no rounding can bring them back.
 
     Rounding differs with the size of a batch. A decision counts as settled where the rival
-    leads by more than the scores are rounded, in company, and leads alone. Outwards from x the points
-    take steps of a few roundings, which double. Where the lead stays below (a rival that
-    only ties), the point itself is kept if it is an adversary both in company and alone.
+    leads by more than the scores are rounded, in company, and leads alone. The points move
+    outwards from x by a few roundings, and twice as far each time. Where the lead stays
+    below (a rival that only ties), the point itself is kept if it is an adversary both in
+    company and alone.
     """
     settled = found.clone()
     success = torch.zeros_like(task.label, dtype=torch.bool)
@@ -222,7 +223,7 @@ def _alone(task: Task, y: Tensor, rows: Tensor) -> Tensor:
 
 
 def _rounding_of_scores(task: Task, y: Tensor) -> Tensor:
-    """About how far rounding moves the scores at y, `(batch,)`: by their size and that of their terms."""
+    """About how far rounding moves the scores at y, `(batch,)`: a share of their largest terms."""
     leaf, logits = leaf_and_logits(task.model, y)
     own = logit_of(logits, task.label)
     grads = gradient(own, leaf, keep_graph=True), gradient(logits.amax(1), leaf)

@@ -15,9 +15,9 @@ def line_search(model: Model, x: Tensor) -> AttackResult:
     """Gradient attack: leave x in the direction in which its loss grows fastest, and no other.
 
     The direction is that of the gradient of the cross-entropy at x; the step is the first
-    that changes the decision, found by a grid of 90 lengths and bisection. The lengths
-    grow by a constant factor (about 10 %), from a twentieth of the distance to the strongest rival's linearized
-    boundary to 4‖x‖, and at least to 64 times that distance.
+    that changes the decision, found by a grid of 90 lengths and bisection. The lengths grow
+    by a constant factor (about 10 %), from a twentieth of the distance to the linearized
+    boundary with the strongest rival, to 4‖x‖ or 64 times that distance.
     Searches all of R^d. Parameters, result and errors: as :func:`minimal_l2`.
     """
     task = ask(model, x)
@@ -43,8 +43,9 @@ def projected_gradient(
     """Projected gradient descent in balls around x, with a bisection over their radius ε.
 
     In each ball the loss is ascended from x, by steps of ε/4 in the direction of its
-    gradient. The radius begins at twice the distance to the strongest rival's linearized boundary, doubles until the decision changes, and is then
-    bisected: `rounds` balls in all. Searches all of R^d. Parameters, result and errors: as
+    gradient. The radius begins at twice the distance to the linearized boundary with the
+    strongest rival, doubles until the decision changes, and is then bisected: `rounds`
+    balls in all. Searches all of R^d. Parameters, result and errors: as
     :func:`minimal_l2`. (foolbox has the attack too, with one ε for all samples of a batch.)
 
     References
