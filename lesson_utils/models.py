@@ -225,11 +225,11 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         The file holds no finite weights, or names or shapes do not fit the model; the message
         names the file and what does not fit.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file of weights {path}")
     if Path(path).suffix == ".safetensors":
         with needed_by("load_weights"):
             from safetensors.torch import load_file
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file of weights {path}")
     try:
         if Path(path).suffix == ".safetensors":
             state = load_file(path)

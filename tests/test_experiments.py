@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 
 from lesson_utils import data, measure, records
 from lesson_utils.data import load_digits
-from lesson_utils.experiments import PRESETS, command_line, export, merge, run
+from lesson_utils.experiments import PRESETS, command_line, export, images, merge, run
 from lesson_utils.experiments.command_line import main
 from lesson_utils.experiments.processes import share_cores
 from lesson_utils.experiments.settings import RANGES
@@ -192,13 +192,13 @@ def test_export_spares_what_is_there_and_refuses_what_it_cannot_copy(least, tmp_
     assert contents(least) == before
     with pytest.raises(ValueError, match=r"no network of λ = 7.*it has λ = 0\.0, 0\.1"):
         export(least, tmp_path / "copy", [0.0, 7.0])
-    real = RUN.load_digits
+    real = images.load_digits
 
     def others():
         found = real()
         return found._replace(x_test=found.x_test.flip(0))
 
-    monkeypatch.setattr(RUN, "load_digits", others)
+    monkeypatch.setattr(images, "load_digits", others)
     with pytest.raises(ValueError, match="are not those that"):
         export(least, tmp_path / "copy", [0.0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["least"]  # nothing half done
