@@ -221,9 +221,10 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     Raises
     ------
     FileNotFoundError
-    RuntimeError, pickle.UnpicklingError
+    RuntimeError
         The file holds no finite weights, or names or shapes do not fit the model; the message
-        names the file and what does not fit.
+        names the file and what does not fit. (Of a pickle that would execute something:
+        `pickle.UnpicklingError`.)
     """
     if Path(path).suffix == ".safetensors":
         with needed_by("load_weights"):
