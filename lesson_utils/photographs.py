@@ -37,7 +37,7 @@ STRAY = "@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "__pycache__"
 """Folders that programs leave behind, and that hold no images of a class. So do hidden ones."""
 
 DECODING = 2
-"""Version of :func:`_read`: what it decodes otherwise is not taken from an older cache."""
+"""Version of `_read`: what it decodes otherwise is not taken from an older cache."""
 
 
 class ImageSets(NamedTuple):
