@@ -1,4 +1,4 @@
-"""Random networks of the class to which the homogeneous decomposition applies."""
+"""Random networks of the class to which the homogeneous decomposition applies, and their parts."""
 
 import random
 
@@ -6,6 +6,17 @@ import torch
 from torch import nn
 
 from lesson_utils.models import Normalize
+
+
+class Around(nn.Module):
+    """A module around any function of x."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
 
 
 class Residual(nn.Module):

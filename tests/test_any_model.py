@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from random_nets import Around
 from torch import nn
 from torch.nn.functional import dropout
 
@@ -30,17 +31,6 @@ torch.manual_seed(0)
 NET = mlp([64, 20, 5]).eval()
 X = torch.rand(4, 64)
 FUNCTIONS = [saliency_map, jacobian, linearized_robustness, measure, homogeneous_decomposition]
-
-
-class Around(nn.Module):
-    """A module around any function of x."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 # --- mixing and randomness -----------------------------------------------------------------

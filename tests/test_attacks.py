@@ -3,6 +3,7 @@
 import foolbox
 import pytest
 import torch
+from random_nets import Around
 
 from lesson_utils import AffineClassifier, BinaryClassifier, binarize, minimal_l2
 from lesson_utils.attacks import by_foolbox, line_search, projected_gradient
@@ -103,7 +104,7 @@ def test_where_there_is_no_other_class_every_attack_fails(attack):
     def one_class(x):  # the first score leads everywhere, the second follows it
         return torch.stack([x.sum(1).tanh() + 3, x.sum(1).tanh()], dim=1)
 
-    result = attack(Scores(one_class), torch.rand(4, 5))
+    result = attack(Around(one_class).eval(), torch.rand(4, 5))
     assert not result.success.any()
     assert (result.distance == torch.inf).all()
     assert result.adversarial.isnan().all()
@@ -129,18 +130,6 @@ class Scale(torch.nn.Module):
         return self.factor * logits
 
 
-class Scores(torch.nn.Module):
-    """A classifier from a function; in eval mode."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-        self.eval()
-
-    def forward(self, x):
-        return self.function(x)
-
-
 OURS = pytest.mark.parametrize("attack", [minimal_l2, line_search, projected_gradient])
 ALL = pytest.mark.parametrize("attack", [minimal_l2, line_search, projected_gradient, deepfool])
 BOTH = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -158,7 +147,7 @@ def test_scores_that_are_no_numbers_decide_nothing(attack, dtype, fill):
         both = torch.stack([first, 2 * first + 1], dim=1)
         return torch.where((x[:, :1] > 0), both, torch.full_like(both, fill) * both.detach())
 
-    result = attack(Scores(scores), torch.tensor([[0.5, 0.3], [0.01, 2.0]], dtype=dtype))
+    result = attack(Around(scores).eval(), torch.tensor([[0.5, 0.3], [0.01, 2.0]], dtype=dtype))
     assert not result.success.any()
     assert (result.distance == torch.inf).all()
 
@@ -170,7 +159,7 @@ def test_a_walk_steps_back_from_where_there_are_no_numbers(attack, dtype):
         return torch.stack([x[:, 0].sqrt() - 0.2**0.5, 0 * x[:, 1]], dim=1)
 
     x = torch.tensor([[0.5, 0.3], [1.0, -2.0]], dtype=dtype)
-    result = attack(Scores(scores), x)
+    result = attack(Around(scores).eval(), x)
     assert result.success.all()
     exact = x[:, 0] - 0.2
     assert (result.distance >= (1 - ROUNDING) * exact).all()
@@ -348,7 +337,7 @@ def test_where_the_gradient_vanishes_random_directions_lead_out(dtype):
 
     x = torch.zeros(2, 30, dtype=dtype)
     x[1, 0] = 0.2
-    result = minimal_l2(Scores(scores), x)
+    result = minimal_l2(Around(scores).eval(), x)
     assert result.success.all()
     exact = 1 - norm(x)
     assert (result.distance >= (1 - ROUNDING) * exact).all()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from random_nets import Around
 from torch import nn
 
 from lesson_utils import (
@@ -26,17 +27,6 @@ FUNCTIONS = [
 ]
 NET = mlp([4, 8, 3]).eval()
 X = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
-
-
-class Scores(nn.Module):
-    """Turns any function of x into a model."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def nan_in_third_sample():
@@ -89,7 +79,7 @@ BAD_MODELS = {
 def test_bad_model(function, case):
     logits, message = BAD_MODELS[case]
     with pytest.raises(ValueError, match=message):
-        function(Scores(logits), X)
+        function(Around(logits), X)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -114,7 +104,7 @@ def test_batch_statistics_are_refused_in_eval_mode_too():
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_model_that_mixes_samples_is_refused(function):
-    net = Scores(lambda x: x[:, :3] - x[:, :3].mean(0))
+    net = Around(lambda x: x[:, :3] - x[:, :3].mean(0))
     with pytest.raises(ValueError, match="mixes the samples"):
         function(net, X)
 
@@ -167,7 +157,7 @@ def test_toy_arguments():
 
 
 def test_zero_gradient_is_nan_for_its_sample_alone():
-    net = Scores(lambda x: torch.stack([x.relu().sum(1), -x.relu().sum(1) - 1], 1))
+    net = Around(lambda x: torch.stack([x.relu().sum(1), -x.relu().sum(1) - 1], 1))
     x = torch.tensor([[1.0, 2.0], [-1.0, -2.0], [3.0, 0.5]])
     alpha = alignment(x, saliency_map(net, x))
     assert alpha.isnan().tolist() == [False, True, False]
@@ -177,7 +167,7 @@ def test_zero_gradient_is_nan_for_its_sample_alone():
 
 
 def test_tie_takes_the_first_class_and_gives_zero():
-    net = Scores(lambda x: torch.stack([x[:, 0], x[:, 0], x[:, 1]], 1))
+    net = Around(lambda x: torch.stack([x[:, 0], x[:, 0], x[:, 1]], 1))
     result = linearized_robustness(net, torch.tensor([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0]]))
     assert result.prediction.tolist() == [0, 2, 0]
     assert result.value[2] == 0
@@ -186,7 +176,7 @@ def test_tie_takes_the_first_class_and_gives_zero():
 
 
 def test_failed_attack_is_infinite_not_zero():
-    net = Scores(lambda x: torch.stack([x.sum(1) * 0 + 1, x.sum(1) * 0], 1))
+    net = Around(lambda x: torch.stack([x.sum(1) * 0 + 1, x.sum(1) * 0], 1))
     result = minimal_l2(net, X)
     assert not result.success.any()
     assert (result.distance == torch.inf).all()
@@ -194,9 +184,9 @@ def test_failed_attack_is_infinite_not_zero():
 
 
 def test_tiny_and_huge_gradients():
-    plain = linearized_robustness(Scores(lambda x: x), X).value
+    plain = linearized_robustness(Around(lambda x: x), X).value
     for scale in (2.0**-100, 2.0**100):  # their squares leave the range of float32
-        net = Scores(lambda x, s=scale: x * s)
+        net = Around(lambda x, s=scale: x * s)
         torch.testing.assert_close(linearized_robustness(net, X).value, plain)
         assert alignment(X, saliency_map(net, X)).isfinite().all()
 
