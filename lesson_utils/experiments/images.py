@@ -9,7 +9,15 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from ..data import load_digits, load_mnist
 from ..files import UserError, for_the_user
-from ..photographs import ImageSets, find_tiny_imagenet, load_images, loader, pixels
+from ..photographs import (
+    ImageSets,
+    Photographs,
+    find_imagenette,
+    find_tiny_imagenet,
+    load_images,
+    loader,
+    pixels,
+)
 from .processes import rank_and_count
 from .settings import DECODED_ONCE, Settings
 
@@ -34,7 +42,8 @@ def open_data(settings: Settings, cache: str | Path | None = None) -> tuple[Imag
 
 def _open_photographs(settings: Settings, cache) -> tuple[ImageSets, Settings]:
     wanted, count = settings.data, rank_and_count()[1]
-    root = find_tiny_imagenet() if wanted.data == "tiny-imagenet" else wanted.data
+    finders = {"tiny-imagenet": find_tiny_imagenet, "imagenette": find_imagenette}
+    root = finders[wanted.data]() if wanted.data in finders else wanted.data
     options = {"size": wanted.size, "classes": wanted.classes}
     if wanted.size <= DECODED_ONCE:
         train_images, test = load_images(root, cache=cache, **options)
@@ -54,8 +63,15 @@ def _open_photographs(settings: Settings, cache) -> tuple[ImageSets, Settings]:
         raise UserError(f"{root} has {len(test)} images in val/, fewer than {images}")
     # The files are sorted by class: measure on some of all classes.
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    x, y = default_collate([test[i] for i in chosen[:images].tolist()])
-    return ImageSets(train_images, TensorDataset(pixels(x), y)), settings.change(classes=classes)
+    chosen = chosen[:images].tolist()
+    x, y = default_collate([test[i] for i in chosen])
+    found = ImageSets(train_images, TensorDataset(pixels(x), y))
+    if wanted.data == "imagenette":
+        files = Photographs(root, "val").samples
+        found = found._replace(
+            unseen=torch.tensor(["ILSVRC2012_val" in files[i][0] for i in chosen])
+        )
+    return found, settings.change(classes=classes)
 
 
 def moved(images: TensorDataset | DataLoader, device: str) -> TensorDataset | DataLoader:

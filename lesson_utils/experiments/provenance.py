@@ -15,7 +15,7 @@ from torch import nn
 from ..photographs import ImageSets, inventory
 from .processes import rank_and_count
 
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "foolbox")
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "foolbox", "timm")
 
 
 def checksums(data: ImageSets) -> dict[str, str]:
@@ -24,7 +24,7 @@ def checksums(data: ImageSets) -> dict[str, str]:
     Of all pixels; of large training images, of their files' names and sizes.
     """
     digest, found = hashlib.sha256(), {}
-    for name, images in zip(("train_sha256", "data_sha256"), data, strict=True):
+    for name, images in zip(("train_sha256", "data_sha256"), data[:2], strict=True):
         if isinstance(images, torch.utils.data.DataLoader):
             digest.update(repr(inventory(images.dataset)).encode())
         else:

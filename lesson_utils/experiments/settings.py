@@ -11,13 +11,14 @@ from pathlib import Path
 from ..files import UserError
 from ..records import name_of, pairs_of
 
-SETS = "digits", "mnist", "tiny-imagenet"
+SETS = "digits", "mnist", "tiny-imagenet", "imagenette"
 """The data sets that have a name; any other is a folder."""
 
 DECODED_ONCE = 128
 """Photographs up to this size are decoded once and kept as bytes, larger ones anew each time."""
 
-NETWORKS = "smallnet", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"
+RESNETS = "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"
+NETWORKS = "smallnet", "efficientnet-lite0", *RESNETS
 
 _COUNTS = (
     *("train_images", "size", "epochs", "batch_size", "decay_every"),
@@ -45,7 +46,7 @@ class Data:
     """Images to train on and to measure."""
 
     data: str = "mnist"
-    """digits, mnist, tiny-imagenet, or a folder with train/ and val/"""
+    """digits, mnist, tiny-imagenet, imagenette, or a folder with train/ and val/"""
     train_images: int = 60_000
     """of digits and MNIST: train on the first so many"""
     classes: int = 0
@@ -61,7 +62,7 @@ class Network:
     """The network, and what its training starts from."""
 
     network: str = "smallnet"
-    """smallnet, resnet18, resnet34, resnet50, resnet101, resnet152"""
+    """smallnet, efficientnet-lite0, resnet18, resnet34, resnet50, resnet101, resnet152"""
     width: int = 64
     """of a residual network: channels of its first block"""
     weights: str = ""
@@ -177,8 +178,10 @@ class Settings:
         λ, seed, and the checksums of images and of weights to start from decide as well.
         """
         start = self.network.weights if self.network.weights in ("", "pretrained") else "file"
-        photographs, small = self.data.data not in SETS[:2], self.network.network == "smallnet"
-        idle = {"width", "freeze_statistics"} if small else set()
+        photographs = self.data.data not in SETS[:2]
+        idle = set() if self.network.network in RESNETS else {"width"}
+        if self.network.network == "smallnet":  # has no batch normalisation
+            idle |= {"freeze_statistics"}
         if not photographs:
             idle |= {"size"}
         elif self.data.size > DECODED_ONCE:
@@ -248,11 +251,15 @@ class Settings:
         if small and photographs and data.size < 8:
             raise UserError(f"size must be at least 8 for smallnet, got {data.size}")
         if network.weights == "pretrained":
-            known = large and not small and network.width == 64 and data.classes in (0, 1000)
+            known = large and network.network in RESNETS and network.width == 64
+            known = known and data.classes in (0, 1000)
+            if network.network == "efficientnet-lite0":
+                known = data.classes == (0 if data.data == "imagenette" else 1000)
             if not known:
                 raise UserError(
                     "weights are pretrained for residual networks of width 64, 1000 classes and "
-                    f"photographs of more than {DECODED_ONCE} pixels only: name a file, or none"
+                    f"photographs of more than {DECODED_ONCE} pixels, and for efficientnet-lite0 "
+                    "with all of imagenette or 1000 classes: name a file, or none"
                 )
 
 
