@@ -45,13 +45,12 @@ class ImageSets(NamedTuple):
     """Images and labels of an experiment.
 
     Few images are tensors in memory, floats in [0, 1] or bytes; many are decoded as they are
-    needed, and come in batches of floats.
+    needed, and come in batches of floats. Of Imagenette the test part has a third tensor: which
+    images a network pretrained on ImageNet has not been trained on.
     """
 
     train: TensorDataset | DataLoader
     test: TensorDataset
-    unseen: Tensor | None = None
-    """Which test images a network pretrained on ImageNet has not been trained on, where known."""
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ def export(
             f"the images in {settings.data.data} are not those that {folder} was measured on: "
             "name the folder that holds those (--data)"
         )
-    x, y = images.test.tensors
+    x, y = images.test.tensors[:2]
     bundled, labels = bundled_images(record["settings"])
     first = {model["strength"]: model for model in reversed(record["models"])}
     with new_folder(Path(target)) as copy:

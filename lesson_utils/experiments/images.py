@@ -65,13 +65,11 @@ def _open_photographs(settings: Settings, cache) -> tuple[ImageSets, Settings]:
     chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
     chosen = chosen[:images].tolist()
     x, y = default_collate([test[i] for i in chosen])
-    found = ImageSets(train_images, TensorDataset(pixels(x), y))
-    if wanted.data == "imagenette":
+    parts = [pixels(x), y]
+    if wanted.data == "imagenette":  # its photographs come from both parts of ImageNet
         files = Photographs(root, "val").samples
-        found = found._replace(
-            unseen=torch.tensor(["ILSVRC2012_val" in files[i][0] for i in chosen])
-        )
-    return found, settings.change(classes=classes)
+        parts.append(torch.tensor(["ILSVRC2012_val" in files[i][0] for i in chosen]))
+    return ImageSets(train_images, TensorDataset(*parts)), settings.change(classes=classes)
 
 
 def moved(images: TensorDataset | DataLoader, device: str) -> TensorDataset | DataLoader:

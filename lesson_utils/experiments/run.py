@@ -98,7 +98,7 @@ def run(
     plan, kept = settings.models(), networks_in(out)
     todo = [pair for pair in plan if name_of(*pair) not in kept]
     sums = checksums(data) | _checksum_of_start(settings, kept, todo)
-    data = data._replace(train=moved(data.train, device), test=moved(data.test, device))
+    data = ImageSets(*(moved(images, device) for images in data))
     work = Work(settings, out, data, sums, device, progress and is_first(), len(todo))
     check_kept(work, kept)
     if is_first():
@@ -240,13 +240,13 @@ def _measure_model(work: Work, name: str) -> None:
             return
     began = time.perf_counter()
     _precision(tf32=False)
-    x, y = work.data.test.tensors
+    x, y, *unseen = work.data.test.tensors
     model.to(x.device)
     steps = _attacks(settings).items()
     with tqdm(total=1 + len(steps), desc=f"measuring {name}", disable=not work.progress) as bar:
         values = measured(model, x) | {"label": y.cpu()}
-        if work.data.unseen is not None:
-            values["unseen"] = work.data.unseen
+        if unseen:
+            values["unseen"] = unseen[0].cpu()
         name_machine(work)
         for attack_name, attack in steps:
             bar.update()
