@@ -588,9 +588,19 @@ def test_without_foolbox_or_device_nothing_is_done(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+TEN = (
+    *("n01440764", "n02102040", "n02979186", "n03000684", "n03028079"),
+    *("n03394916", "n03417042", "n03425413", "n03445777", "n03888257"),
+)
+"""The wnids of Imagenette."""
+
+
 @pytest.fixture
 def photographs(tmp_path, monkeypatch):
-    """Tiny ImageNet's layout: 20 classes of one image each to train and to test, and a grey one."""
+    """Tiny ImageNet's layout: 20 classes of one image each to train and to test, and a grey one.
+
+    Beside it Imagenette: one image of each class in each split, three of them from ImageNet's validation.
+    """
     root, rows = tmp_path / "tiny-imagenet-200", []
     names = [f"n{k:02}" for k in range(20)]
     for k, name in enumerate(names):
@@ -604,6 +614,12 @@ def photographs(tmp_path, monkeypatch):
         rows.append(f"val_{k}.JPEG\t{name}\t0\t0\t62\t62\n")
     (root / "val" / "val_annotations.txt").write_text("".join(rows))
     (root / "wnids.txt").write_text("\n".join(names))
+    for k, wnid in enumerate(TEN):
+        for split in ("train", "val"):
+            kind = "ILSVRC2012_val" if split == "val" and k < 3 else wnid
+            path = tmp_path / "imagenette2-160" / split / wnid / f"{kind}_{k:08}.JPEG"
+            path.parent.mkdir(parents=True)
+            Image.effect_noise((60, 40), 80).save(path)
     monkeypatch.setenv("LESSONS_DATA", str(tmp_path))
     return root
 
@@ -633,8 +649,13 @@ def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist, 
     assert command.startswith(f"python -m lesson_utils.experiments {name} --out FOLDER")
     assert "--epochs 1" in command
     main(["export", str(tmp_path / "out"), str(tmp_path / "copy"), "--strengths", few[-1]])
-    classes = 10 if preset.network.network == "smallnet" else 20
+    classes = 20 if "tiny" in name or name == "imagenet" else 10
     assert found["settings"]["classes"] == classes
+    if preset.data.data == "imagenette":
+        unseen, label = (
+            load_samples(tmp_path / "out", float(few[0]))[k] for k in ("unseen", "label")
+        )
+        assert unseen.sum() <= 3 and unseen.tolist() == (label < 3).tolist()
     images, _ = bundled_images(found["settings"])
     logits = load_model(tmp_path / "copy", float(few[-1]))(images[:2])
     assert logits.shape == (2, classes)

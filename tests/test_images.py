@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -14,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torchvision.datasets import Imagenette
 
 from lesson_utils import photographs as images
 from lesson_utils.data import Dataset
 from lesson_utils.photographs import (
     Photographs,
     check_images,
+    find_imagenette,
     find_tiny_imagenet,
     load_images,
     loader,
@@ -537,13 +540,10 @@ def test_several_processes_make_a_cold_cache_once(folder):
 
 
 @pytest.fixture
-def server(tiny, tmp_path, monkeypatch):
-    """Address and MD5 of an archive with the files of `tiny`, served by this machine to itself."""
+def served(tmp_path, monkeypatch):
+    """A folder, and the address at which this machine serves its files to itself."""
     folder = tmp_path / "server"
     folder.mkdir()
-    with zipfile.ZipFile(folder / "tiny.zip", "w") as packed:
-        for file in sorted(tiny.rglob("*")):
-            packed.write(file, file.relative_to(tmp_path))
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
@@ -555,9 +555,22 @@ def server(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        checksum = hashlib.md5((folder / "tiny.zip").read_bytes()).hexdigest()
-        yield f"http://127.0.0.1:{running.server_port}/tiny.zip", checksum
+        yield folder, f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def server(tiny, tmp_path, served):
+    """Address and MD5 of an archive with the files of `tiny`."""
+    folder, address = served
+    with zipfile.ZipFile(folder / "tiny.zip", "w") as packed:
+        for file in sorted(tiny.rglob("*")):
+            packed.write(file, file.relative_to(tmp_path))
+    return f"{address}/tiny.zip", md5(folder / "tiny.zip")
 
 
 def test_tiny_imagenet_is_fetched_if_it_is_wanted_and_missing(server, tmp_path, monkeypatch):
@@ -584,6 +597,50 @@ def test_a_part_of_tiny_imagenet_is_found_after_the_whole(tiny, tmp_path):
     put(tmp_path / "tiny-imagenet-200" / "val" / "n09" / "images" / "0.JPEG", "n09")
     (tmp_path / "tiny-imagenet-200" / "wnids.txt").write_text("n09\n")
     assert len(tensors(find_tiny_imagenet(tmp_path)).y_test) == 1
+
+
+@pytest.fixture
+def imagenette(tmp_path):
+    """One image of two classes in each split, in the official layout of the smallest archive."""
+    for split in ("train", "val"):
+        for wnid, name in (("n01440764", "n01"), ("n03888257", "n02")):
+            put(tmp_path / "imagenette2-160" / split / wnid / f"{wnid}_1.JPEG", name)
+    return tmp_path / "imagenette2-160"
+
+
+def test_imagenette_is_found_in_any_size_the_largest_first(imagenette):
+    home = imagenette.parent
+    assert find_imagenette(home) == find_imagenette(imagenette) == imagenette
+    assert tensors(imagenette, size=8).y_test.tolist() == [0, 1]
+    for name in ("imagenette-224", "imagenette2-320", "imagenette2"):
+        shutil.copytree(imagenette, home / name)
+        assert find_imagenette(home) == home / ("imagenette2-160" if "-224" in name else name)
+    shutil.rmtree(home / "imagenette2")
+    (home / "imagenette2" / "train").mkdir(
+        parents=True
+    )  # unpacked in part: the classes are missing
+    assert find_imagenette(home) == home / "imagenette2-320"
+
+
+def test_imagenette_is_fetched_if_it_is_wanted_and_missing(
+    imagenette, served, tmp_path, monkeypatch
+):
+    home, (folder, address) = tmp_path / "home", served
+    home.mkdir()
+    packed = folder / "imagenette2-320.tgz"
+    with tarfile.open(packed, "w:gz") as archive:
+        archive.add(imagenette, "imagenette2-320")
+    with pytest.raises(FileNotFoundError, match="LESSONS_DATA") as error:
+        find_imagenette(home)
+    assert list(home.iterdir()) == []
+    official, address = Imagenette._ARCHIVES, f"{address}/{packed.name}"
+    assert set(official) == {"160px", "320px", "full"}
+    monkeypatch.setitem(official, "320px", (address, "0" * 32))
+    with pytest.raises(RuntimeError, match="corrupted"):
+        find_imagenette(home, download="320px")
+    monkeypatch.setitem(official, "320px", (address, md5(packed)))
+    exec(str(error.value).split('python -c "')[1].rstrip('"'))  # the command of the message
+    assert find_imagenette(home) == home / "imagenette2-320"
 
 
 def test_loader_gives_floats_in_fixed_order(folder, tiny):

@@ -1,18 +1,21 @@
 import pickle
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
 from lesson_utils import gradient_penalty_loss
-from lesson_utils.data import data_root, load_digits
+from lesson_utils.data import data_root, load_digits, load_sample_photographs
 from lesson_utils.models import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    IMAGENETTE,
     Normalize,
     SmallNet,
+    efficientnet_lite0,
     load_weights,
     mlp,
     resnet,
@@ -97,6 +100,49 @@ def test_load_weights(tmp_path, name):
     assert not other.training
     with pytest.raises(RuntimeError, match="size mismatch"):
         load_weights(mlp([4, 5, 2]), tmp_path / name)
+
+
+def test_efficientnet_has_the_logits_of_the_code_that_the_weights_were_made_for():
+    # computed with the package efficientnet-lite-pytorch 0.1.0, images as (255·x − 127)/128
+    classes = [0, 217, 482, 663, 698, 985, 999]
+    expected = torch.tensor(
+        [
+            [1.3550160, -0.4155765, 0.1502463, 6.7143865, 8.1916389, 0.2391581, -0.8733069],
+            [-1.5020781, 0.7715736, 0.8720238, -0.5635883, -0.7836539, 6.9225168, -0.4589732],
+        ]
+    )
+    x = load_sample_photographs(224)
+    net = efficientnet_lite0(activation=nn.ReLU6, pretrained=True).eval()
+    with torch.no_grad():
+        logits = net(x)
+        ten = efficientnet_lite0(IMAGENETTE, activation=nn.ReLU6, pretrained=True).eval()(x)
+    torch.testing.assert_close(logits[:, classes], expected, atol=1e-4, rtol=1e-5)
+    assert logits.argmax(1).tolist() == [698, 985]  # palace, daisy
+    torch.testing.assert_close(ten, logits[:, list(IMAGENETTE)], atol=1e-5, rtol=1e-5)
+
+
+def test_efficientnet_with_relu_scales_with_its_image_but_for_the_biases():
+    names = timm.data.ImageNetInfo().label_names()
+    assert sorted(names[k] for k in IMAGENETTE) == [names[k] for k in IMAGENETTE]
+    net = efficientnet_lite0(4).eval().double()
+    assert not any(isinstance(module, nn.ReLU6) for module in net.modules())
+    assert net[1].classifier.out_features == 4
+    torch.testing.assert_close(
+        net[0](torch.tensor(127 / 255.0).expand(1, 3, 1, 1)).abs().max().item(),
+        0.0,
+        atol=1e-6,
+        rtol=0,
+    )
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.bias.zero_(), module.running_mean.zero_()
+        net[1].classifier.bias.zero_()
+        torch.testing.assert_close(net[1](3 * x), 3 * net[1](x))
+    for classes in (10, 0, (1000,), (-1, 3), ()):
+        with pytest.raises(ValueError, match="classes"):
+            efficientnet_lite0(classes, pretrained=True)
 
 
 def test_load_weights_executes_nothing(tmp_path):
