@@ -1,7 +1,8 @@
 """Helpers of the book *Robustness and Saliency*.
 
 Importing this package loads torch and numpy only. The other rooms are imported by name:
-`lesson_utils.checks`, `data`, `experiments`, `images`, `models`, `plots`, `training`, `widgets`.
+`lesson_utils.checks`, `comparison`, `data`, `experiments`, `models`, `photographs`, `plots`,
+`records`, `training`, `widgets`.
 """
 
 from .attacks import AttackResult, minimal_l2

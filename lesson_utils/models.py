@@ -310,8 +310,23 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
             state = torch.load(path, map_location="cpu", weights_only=True)
         if bad := [name for name, value in state.items() if not value.isfinite().all()]:
             raise RuntimeError(f"not finite: {', '.join(bad[:3])}")
+        if misfits := _misfits(model.state_dict(), state):
+            raise RuntimeError("; ".join(misfits[:3]) + " …" * (len(misfits) > 3))
         model.load_state_dict(state)
     except Exception as error:  # each format has errors of its own
         kind = pickle.UnpicklingError if isinstance(error, pickle.UnpicklingError) else RuntimeError
         raise kind(f"{path} does not hold weights of this network: {error}") from error
     return model.eval()
+
+
+def _misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """What keeps weights from fitting a network: other shapes first, since they tell most."""
+    shapes = [
+        f"{name} has shape {tuple(found[name].shape)}, in the network {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    missing = [f"{name} is missing" for name in wanted if name not in found]
+    return (
+        shapes + missing + [f"{name} is not in the network" for name in found if name not in wanted]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -290,7 +291,42 @@ class Photographs(Dataset):
         return image if self.transform is None else self.transform(image), label
 
 
-def _read(file: str) -> Tensor:
+def read_photograph(file: str | Path | bytes | memoryview, size: int = 224) -> Tensor:
+    """One photograph of one's own, upright, as a batch of one for a model.
+
+    Modes and orientation as for :class:`Photographs`. The shorter side is resized to `size`
+    (bilinear, with antialiasing; a smaller image is enlarged) and the middle is cropped.
+
+    Parameters
+    ----------
+    file : str, Path, bytes or memoryview
+        A file, or the content of one: of an upload widget, `upload.value[0].content`.
+    size : int
+        Height and width in pixels.
+
+    Returns
+    -------
+    Tensor, `(1, 3, size, size)`, float32 in [0, 1]
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        It is no image that can be read; the message says why.
+    """
+    is_content = isinstance(file, (bytes, memoryview))
+    source = io.BytesIO(file) if is_content else str(file)
+    try:
+        image = _read(source)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # PIL raises many
+        name = f"a photograph of {len(source.getvalue())} bytes" if is_content else file
+        raise UserError(f"{name} cannot be read: {error}") from error
+    return v2.Compose([v2.Resize(size), v2.CenterCrop(size)])(image)[None] / 255
+
+
+def _read(file: str | io.BytesIO) -> Tensor:
     """Bytes `(3, height, width)` of an image in any mode, upright."""
     with Image.open(file) as image:
         image.load()  # what cannot be decoded is said here

@@ -26,6 +26,7 @@ from lesson_utils.photographs import (
     find_tiny_imagenet,
     load_images,
     loader,
+    read_photograph,
 )
 
 COLOURS = {"n01": (250, 20, 20), "n02": (20, 250, 20), "n03": (20, 20, 250), "n09": (9, 9, 9)}
@@ -641,6 +642,40 @@ def test_imagenette_is_fetched_if_it_is_wanted_and_missing(
     monkeypatch.setitem(official, "320px", (address, md5(packed)))
     exec(str(error.value).split('python -c "')[1].rstrip('"'))  # the command of the message
     assert find_imagenette(home) == home / "imagenette2-320"
+
+
+@pytest.mark.parametrize("how", ["file", "bytes", "memoryview"])
+def test_a_photograph_of_ones_own(how, tmp_path):
+    """Left half red, right half blue, 80 × 60, turned on its side as a camera does."""
+    image = Image.new("RGB", (80, 60), (255, 0, 0))
+    image.paste((0, 0, 255), (40, 0, 80, 60))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise, so that red is above
+    image.save(tmp_path / "a.png", exif=exif)
+    content = (tmp_path / "a.png").read_bytes()
+    given = {"file": tmp_path / "a.png", "bytes": content, "memoryview": memoryview(content)}
+    x = read_photograph(given[how], 30)
+    assert x.shape == (1, 3, 30, 30) and x.dtype == torch.float32
+    assert x[0, :, 3, 15].tolist() == [1, 0, 0] and x[0, :, 26, 15].tolist() == [0, 0, 1]
+    assert read_photograph(given[how], 200).shape == (1, 3, 200, 200)  # enlarged
+
+
+def test_photographs_in_other_modes(tmp_path):
+    grey = np.full((40, 40), 0.5)
+    Image.fromarray((grey * 65535).astype(np.uint16)).save(tmp_path / "sixteen.png")
+    Image.new("RGBA", (40, 40), (128, 128, 128, 0)).save(tmp_path / "clear.png")
+    for name in ("sixteen.png", "clear.png"):
+        assert read_photograph(tmp_path / name, 8).sub(0.5).abs().max() < 0.003
+    with pytest.raises(FileNotFoundError):
+        read_photograph(tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("no image")
+    with pytest.raises(ValueError, match=r"text.png cannot be read: cannot identify"):
+        read_photograph(tmp_path / "text.png")
+    with pytest.raises(ValueError, match="a photograph of 8 bytes cannot be read"):
+        read_photograph(b"no image")
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "real.tif")
+    with pytest.raises(ValueError, match="no known range: save it with 8 or 16 bits"):
+        read_photograph(tmp_path / "real.tif")
 
 
 def test_loader_gives_floats_in_fixed_order(folder, tiny):

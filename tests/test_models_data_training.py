@@ -98,8 +98,15 @@ def test_load_weights(tmp_path, name):
     assert not torch.equal(trained(x), other(x))
     assert torch.equal(load_weights(other.train(), tmp_path / name)(x), trained(x))
     assert not other.training
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        load_weights(mlp([4, 5, 2]), tmp_path / name)
+    for net, finding in (
+        (mlp([4, 3, 5]), r"3.weight has shape \(2, 3\), in the network \(5, 3\)"),  # other classes
+        (mlp([4, 3, 3, 2]), r"3.weight has shape .*; 3.bias .*; 5.weight is missing …"),
+        (mlp([4, 3, 2], bias=False), "1.bias is not in the network; 3.bias is not in the network"),
+    ):
+        before = {key: value.clone() for key, value in net.state_dict().items()}
+        with pytest.raises(RuntimeError, match=f"{name} does not hold weights of .*{finding}"):
+            load_weights(net, tmp_path / name)
+        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
 def test_efficientnet_has_the_logits_of_the_code_that_the_weights_were_made_for():

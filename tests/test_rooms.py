@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "checks": set(),
     "plots": set(),
     "widgets": {"plots", "toy"},
+    "comparison": {"validation", "saliency", "bound", "attacks", "plots"},
     "experiments": {
         "files",
         "validation",

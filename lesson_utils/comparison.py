@@ -1,0 +1,141 @@
+"""Networks side by side: what lessons 1 to 7 define, for any models, in one table and one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .attacks import AttackResult, minimal_l2
+from .bound import Measurements, measure
+from .extras import needed_by
+from .saliency import saliency_map
+from .validation import Bounds, Model
+
+
+class Comparison(NamedTuple):
+    """Result of :func:`compare`."""
+
+    x: Tensor
+    labels: Tensor | None
+    measurements: dict[str, Measurements]
+    """Of each model, by its name."""
+    adversaries: dict[str, AttackResult]
+    """The nearest that :func:`lesson_utils.minimal_l2` found."""
+    maps: dict[str, Tensor]
+    """Saliency maps of the predicted classes, of the shape of x."""
+
+    def to_frame(self):
+        """One row a model, as a pandas data frame: medians over the images, in the L2 units of x.
+
+        `accuracy` (if there are labels); `norm` ‖x‖; `alignment` α; `linearized_robustness` ρ̃;
+        `adversary`, the distance of the nearest one found, +inf where none was; `bound`, that of
+        the theorem; `degree_of_homogeneity`.
+        """
+        with needed_by("Comparison.to_frame"):
+            import pandas
+
+        rows = {}
+        for name, m in self.measurements.items():
+            columns = {
+                "norm": m.input_norm,
+                "alignment": m.alignment,
+                "linearized_robustness": m.linearized_robustness,
+                "adversary": self.adversaries[name].distance,
+                "bound": m.bound,
+                "degree_of_homogeneity": m.degree_of_homogeneity,
+            }
+            rows[name] = {}
+            if self.labels is not None:
+                rows[name]["accuracy"] = (m.prediction == self.labels).double().mean().item()
+            rows[name] |= {key: float(np.median(value.cpu())) for key, value in columns.items()}
+        return pandas.DataFrame.from_dict(rows, orient="index")
+
+    def figure(self, images: int = 4, *, size: float = 2.2):
+        """The first images, one a row, and beside each the saliency map of every model.
+
+        Parameters
+        ----------
+        images : int
+        size : float
+            Width of one image in inches.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            For :func:`lesson_utils.plots.show`.
+        """
+        from .plots import image_grid
+
+        cells, titles = [], []
+        for row in range(min(images, len(self.x))):
+            cells.append(self.x[row])
+            titles.append("" if self.labels is None else f"class {self.labels[row]}")
+            for name, m in self.measurements.items():
+                cells.append(self.maps[name][row])
+                values = f"α = {m.alignment[row]:.3g}, ρ̃ = {m.linearized_robustness[row]:.3g}"
+                titles.append(f"{name}: class {m.prediction[row]}\n{values}")
+        columns = 1 + len(self.measurements)
+        signed = [k % columns > 0 for k in range(len(cells))]
+        return image_grid(torch.stack(cells), titles, columns=columns, signed=signed, size=size)
+
+
+def compare(
+    models: Mapping[str, Model],
+    x: Tensor,
+    labels: Tensor | None = None,
+    *,
+    bounds: Bounds | None = None,
+) -> Comparison:
+    """Measure several models on the same images, and attack them.
+
+    Each model may have its own normalisation, as a layer: all lengths are then in the units of
+    x, and can be compared.
+
+    Parameters
+    ----------
+    models : mapping of str to callable
+        Each maps `(batch, *input_shape)` to logits `(batch, n_classes)`; in eval mode. The
+        numbers of classes may differ.
+    x : Tensor, `(batch, *input_shape)`
+    labels : Tensor of int `(batch,)`, optional
+        The true classes, in the numbering of all the models.
+    bounds : (float, float), optional
+        Least and largest pixel of an adversary, see :func:`lesson_utils.minimal_l2`.
+
+    Returns
+    -------
+    Comparison
+        With a table, :meth:`Comparison.to_frame`, and a figure, :meth:`Comparison.figure`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `models` is empty, `labels` do not fit x; or as :func:`lesson_utils.measure` and
+        :func:`lesson_utils.minimal_l2`: a note names the model.
+
+    Examples
+    --------
+    ::
+
+        found = compare({"mine": net, "yours": other}, x, y)
+        found.to_frame().round(3)
+        plots.show(found.figure(), "Two images, and their saliency maps.")
+    """
+    if not models:
+        raise ValueError("models is empty: name at least one, {'name': model}")
+    if labels is not None and labels.shape != (len(x),):
+        raise ValueError(f"labels must have shape ({len(x)},), got {tuple(labels.shape)}")
+    measurements, adversaries, maps = {}, {}, {}
+    for name, model in models.items():
+        try:
+            measurements[name] = measure(model, x)
+            adversaries[name] = minimal_l2(model, x, bounds=bounds)
+            maps[name] = saliency_map(model, x)
+        except Exception as error:
+            error.add_note(f"This is about the model {name!r}.")
+            raise
+    return Comparison(x.detach(), labels, measurements, adversaries, maps)
