@@ -6,6 +6,7 @@ import hashlib
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -49,16 +50,22 @@ def differences(old: dict, new: dict) -> str:
     return ", ".join(f"{name} = {old.get(name)}" for name in names)
 
 
-def environment(device: str) -> dict:
-    """Code, packages and machine."""
+@cache
+def code_version() -> str:
+    """Version of this package, and state of its repository when it was first asked for."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         code = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         code = "not under version control"
+    return f"{sys.modules['lesson_utils'].__version__} ({code})"
+
+
+def environment(device: str) -> dict:
+    """Code, packages and machine."""
     cuda = torch.device(device).type == "cuda"
     return {
-        "code": f"{sys.modules['lesson_utils'].__version__} ({code})",
+        "code": code_version(),
         "python": platform.python_version(),
         "packages": {package: metadata.version(package) for package in PACKAGES},
         "device": torch.cuda.get_device_name(device) if cuda else f"{device} {platform.machine()}",
