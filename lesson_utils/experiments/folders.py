@@ -112,14 +112,14 @@ def values_in(out: Path, name: str) -> tuple[dict[str, Tensor], dict]:
     return {}, {}
 
 
-def refuse_changes(where: Path, old: dict, new: dict) -> None:
+def refuse_changes(
+    where: Path, old: dict, new: dict, remedy: str = "continue with these, or choose another folder"
+) -> None:
     """Refuse to go on with what was made with other settings."""
     if changed := differences(old, new):
         sums = " (a checksum stands for images, or for weights to start from)"
-        raise UserError(
-            f"{where} is of an experiment with other settings ({changed}): continue with these, "
-            f"or choose another folder{sums if 'sha256' in changed else ''}"
-        )
+        remedy += sums if "sha256" in changed else ""
+        raise UserError(f"{where} is of an experiment with other settings ({changed}): {remedy}")
 
 
 def check_folder(work: Work, kept: dict[str, dict]) -> dict:
@@ -169,8 +169,6 @@ def begin(work: Work, kept: dict[str, dict], command: str | None) -> None:
         grows = work.todo or before["attack_images"] < asked["attack_images"]
         if command and command not in known and grows:  # one a line
             state["command"] = "\n".join(filter(None, [*known, command]))
-        if not Path(asked["weights"]).is_file():
-            asked["weights"] = before["weights"]
     else:
         began = datetime.now(UTC).isoformat(timespec="seconds")
         state = {"command": command, "environments": [], "timing": {"began": began}}

@@ -47,7 +47,9 @@ def merge(folders: Sequence[str | Path], target: str | Path) -> dict:
     sources, machines, first = [], [], records.load_record(folders[0])
     for folder in map(Path, folders):
         record = records.load_record(folder)
-        _refuse_others(folder, record["settings"], folders[0], first["settings"])
+        theirs, ours = _identity(record), _identity(first)
+        agree = f"{folders[0]} has {differences(ours, theirs)}; only records that agree are joined"
+        refuse_changes(folder, theirs, ours, remedy=agree)
         for network in _networks(folder, record):
             name = network.entry["name"]
             known = networks.setdefault(name, network)
@@ -101,13 +103,9 @@ def _are_same(one: Network, other: Network) -> bool:
     return entries[0] == entries[1] and parts[0] == parts[1]
 
 
-def _refuse_others(folder: Path, settings: dict, first: Path, expected: dict) -> None:
-    old, new = (identity(s) | {"attack_images": s["attack_images"]} for s in (settings, expected))
-    if changed := differences(old, new):
-        raise UserError(
-            f"{folder} ({changed}) and {first} ({differences(new, old)}) are of two experiments: "
-            "only records that agree in this can be joined"
-        )
+def _identity(record: dict) -> dict:
+    """What records must agree in to be joined."""
+    return identity(record["settings"]) | {"attack_images": record["settings"]["attack_images"]}
 
 
 def _sources(record: dict) -> list[dict]:

@@ -227,15 +227,11 @@ def _measure_model(work: Work, name: str) -> None:
     _precision(tf32=False)
     x, y = work.data.test.tensors
     model.to(x.device)
-    steps = _attacks(settings).items()
-    with tqdm(total=1 + len(steps), desc=f"measuring {name}", disable=not work.progress) as bar:
-        values = measured(model, x) | {"label": y.cpu()}
-        folders.name_machine(work)
-        for attack_name, attack in steps:
-            bar.update()
-            bar.set_postfix_str(attack_name)
-            values[attack_name] = attack(model, x[:many]).distance.cpu()
-        bar.update()
+    steps = tqdm(_attacks(settings).items(), f"measuring {name}", disable=not work.progress)
+    values = measured(model, x) | {"label": y.cpu()}
+    folders.name_machine(work)
+    for attack_name, attack in steps:
+        values[attack_name] = attack(model, x[:many]).distance.cpu()
     seconds = time.perf_counter() - began
     write_at_once(path, save(values, metadata={"settings": note, "seconds": f"{seconds:.3f}"}))
 
