@@ -192,6 +192,7 @@ def name_machine(work: Work) -> None:
 def write_record(work: Work) -> None:
     """Write the record of all networks of the folder that are trained and measured."""
     out, provenance, networks = work.out, _begun(work.out), []
+    finished = ["state/run", "samples", "record"]  # files, whatever they end in
     settings = provenance.pop("settings")
     for name, note in networks_in(out).items():
         weights, values, about = out / "models" / f"{name}.safetensors", {}, {}
@@ -205,9 +206,8 @@ def write_record(work: Work) -> None:
             seconds["measuring"] = float(about["seconds"])
             entry |= records.summaries(values)
         networks.append(Network(weights, entry, values, about.get("settings"), seconds))
-        for path in ("models/{}", "state/{}.training", "state/{}.samples"):
-            remove_unfinished(out / f"{path.format(name)}.safetensors")
-    for path in ("state/run.json", "samples.safetensors", "record.json"):
+        finished += [f"models/{name}", f"state/{name}"]
+    for path in finished:
         remove_unfinished(out / path)
     sweep = work.settings.sweep
     settings |= {name: list(getattr(sweep, name)) for name in ("strengths", "seeds", "repeated")}

@@ -93,14 +93,15 @@ def _fullness(network: Network) -> int:
 
 def _are_same(one: Network, other: Network) -> bool:
     """Whether all numbers agree, bit by bit; half weights are not compared with full ones."""
-    entries, parts = [], []
-    for network in (one, other):
-        kept = {k: v for k, v in network.entry.items() if k not in ("half", "bundled")}
-        entries.append(json.dumps(kept))
-        parts.append([save(network.values)])
-        if 0 < _fullness(one) == _fullness(other):
-            parts[-1].append(save(records.stored(network.weights)[0]))
-    return entries[0] == entries[1] and parts[0] == parts[1]
+    alike = 0 < _fullness(one) == _fullness(other)
+    return _numbers(one, alike) == _numbers(other, alike)
+
+
+def _numbers(network: Network, with_weights: bool) -> tuple[str, bytes, bytes]:
+    """What a record says of a network, its values, and its weights if these are wanted."""
+    entry = {k: v for k, v in network.entry.items() if k not in ("half", "bundled")}
+    weights = records.stored(network.weights)[0] if with_weights else {}
+    return json.dumps(entry), save(network.values), save(weights)
 
 
 def _identity(record: dict) -> dict:
