@@ -25,6 +25,7 @@ from .models import network_of
 
 with needed_by("lesson_utils.records"):
     from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save
     from scipy import stats
 
 SCHEMA = 1
@@ -364,6 +365,11 @@ def stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     notes = notes_of(path)
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, notes  # noqa: SIM118
+
+
+def store(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+    """Write such a file, at one stroke."""
+    write_at_once(path, save(dict(tensors), metadata=dict(notes)))
 
 
 def values_of(folder: Path, name: str) -> tuple[dict[str, Tensor], str | None]:

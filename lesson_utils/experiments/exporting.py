@@ -6,8 +6,6 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import save
-
 from .. import records
 from ..files import UserError, listed, new_folder, write_at_once
 from .images import open_data
@@ -78,8 +76,8 @@ def export(
                     f"it has λ = {listed(sorted(first), 20)}"
                 )
             model, history = records.read_network(folder, entry["name"], settings.to_table())
-            content = save(model.half().state_dict(), metadata={"history": json.dumps(history)})
-            write_at_once(copy / "models" / f"{entry['name']}.safetensors", content)
+            weights = copy / "models" / f"{entry['name']}.safetensors"
+            records.store(weights, model.half().state_dict(), {"history": json.dumps(history)})
             model.float()
             entry["half"] = records.summaries(measured(model, x) | {"label": y})
             entry["bundled"] = records.summaries(measured(model, bundled) | on_bundled)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from filelock import FileLock
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from .. import records
@@ -227,7 +226,7 @@ def write_networks(
         timing[step] = {k: n.seconds[step] for k, n in ordered.items() if step in n.seconds}
     values = {f"{name}/{k}": v for name, n in ordered.items() for k, v in n.values.items()}
     notes = {name: n.note for name, n in ordered.items() if n.note}
-    write_at_once(folder / "samples.safetensors", save(values, metadata=notes))
+    records.store(folder / "samples.safetensors", values, notes)
     record = {"schema": records.SCHEMA, "settings": settings}
     record["provenance"] = provenance | {"timing": timing}
     records.write_record_json(folder, record | {"models": [n.entry for n in ordered.values()]})

@@ -12,16 +12,15 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..attacks import protocol_attacks
 from ..bound import measure
-from ..files import for_the_user, write_at_once
+from ..files import for_the_user
 from ..models import load_weights, network_of
 from ..photographs import ImageSets
-from ..records import ATTACKS, load_record, name_of, read_network
+from ..records import ATTACKS, load_record, name_of, read_network, store
 from . import folders
 from .folders import Work
 from .images import moved, open_data
@@ -203,7 +202,7 @@ def _train_model(work: Work, strength: float, seed: int) -> None:
         if is_first():
             note = json.dumps(folders.weights_note(work.table(), strength, seed))
             notes = {"history": json.dumps(history._asdict()), "settings": note}
-            write_at_once(target, save(model.state_dict(), metadata=notes))
+            store(target, model.state_dict(), notes)
     wait_for_all()
     checkpoint.unlink(missing_ok=True)
 
@@ -233,7 +232,7 @@ def _measure_model(work: Work, name: str) -> None:
     for attack_name, attack in steps:
         values[attack_name] = attack(model, x[:many]).distance.cpu()
     seconds = time.perf_counter() - began
-    write_at_once(path, save(values, metadata={"settings": note, "seconds": f"{seconds:.3f}"}))
+    store(path, values, {"settings": note, "seconds": f"{seconds:.3f}"})
 
 
 def measured(model: nn.Module, x: Tensor) -> dict[str, Tensor]:

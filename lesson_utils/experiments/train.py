@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..files import UserError, write_at_once
+from ..files import UserError
 from ..photographs import pixels
-from ..records import stored
+from ..records import store, stored
 from ..training import cut_into_batches, gradient_penalty_loss
 from ..validation import check_strength
 from .processes import is_first, rank_and_count, shared, summed
@@ -203,8 +203,6 @@ def _epoch(
 def _save(checkpoint: Path | None, identity: str, model, optimizer, epochs) -> None:
     if checkpoint is None or not is_first():
         return
-    from safetensors.torch import save
-
     dense = {"memory_format": torch.contiguous_format}
     # Copies: tied layers share their memory, of which the file knows nothing.
     tensors = {f"weight.{name}": v.clone(**dense) for name, v in model.state_dict().items()}
@@ -213,7 +211,7 @@ def _save(checkpoint: Path | None, identity: str, model, optimizer, epochs) -> N
         # None where there is no momentum; frozen or unused weights have no state at all
         if (momentum := optimizer.state.get(p, {}).get("momentum_buffer")) is not None:
             tensors[f"momentum.{name}"] = momentum.clone(**dense)
-    write_at_once(checkpoint, save(tensors, metadata={"training": identity}))
+    store(checkpoint, tensors, {"training": identity})
 
 
 @torch.no_grad()
