@@ -6,9 +6,8 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Union
+from typing import NamedTuple, Union
 
 import tyro
 
@@ -25,8 +24,7 @@ PROGRAM = "python -m lesson_utils.experiments"
 _PAPER = Settings()
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(NamedTuple):
     """Train and measure the networks of an experiment."""
 
     out: Path
@@ -40,16 +38,14 @@ class Experiment:
     settings: tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[Settings]] = _PAPER
 
 
-@dataclass(frozen=True)
-class CheckData:
+class CheckData(NamedTuple):
     """Look through a folder of photographs, and name what cannot be read."""
 
     folder: tyro.conf.Positional[Path]
     """with train/ and val/"""
 
 
-@dataclass(frozen=True)
-class Export:
+class Export(NamedTuple):
     """Copy a record with the weights of a few networks, in half precision."""
 
     folder: tyro.conf.Positional[Path]
@@ -64,8 +60,7 @@ class Export:
     """folder for decoded photographs, if that of the data cannot be written"""
 
 
-@dataclass(frozen=True)
-class Merge:
+class Merge(NamedTuple):
     """Join records of one experiment with different λ or seeds, from several machines, to one."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]

@@ -230,6 +230,7 @@ def _measure_model(work: Work, name: str) -> None:
     values = measured(model, x) | {"label": y.cpu()}
     folders.name_machine(work)
     for attack_name, attack in steps:
+        steps.set_postfix_str(attack_name)
         values[attack_name] = attack(model, x[:many]).distance.cpu()
     seconds = time.perf_counter() - began
     store(path, values, {"settings": note, "seconds": f"{seconds:.3f}"})
