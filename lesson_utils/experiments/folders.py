@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
@@ -32,6 +33,8 @@ class Work:
     progress: bool
     todo: int
     """Networks to train; 0 after the time for them was estimated."""
+    threads: set[int] = field(default_factory=set)
+    """With so many threads something was computed here, as the provenance says."""
 
     def table(self) -> dict:
         """Settings and checksums, as a record has them."""
@@ -180,6 +183,10 @@ def _write_state(out: Path, state: dict) -> None:
 
 def name_machine(work: Work) -> None:
     """Note this machine in the provenance, now that it has computed something."""
+    threads = torch.get_num_threads()
+    if threads in work.threads:
+        return
+    work.threads.add(threads)
     here = environment(work.device)
     with FileLock(work.out / "state" / "run.lock"):
         state = _begun(work.out)

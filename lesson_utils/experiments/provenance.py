@@ -6,7 +6,6 @@ import hashlib
 import platform
 import subprocess
 import sys
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -50,22 +49,16 @@ def differences(old: dict, new: dict) -> str:
     return ", ".join(f"{name} = {old.get(name)}" for name in names)
 
 
-@cache
-def code_version() -> str:
-    """Version of this package, and state of its repository when it was first asked for."""
+def environment(device: str) -> dict:
+    """Code, packages and machine."""
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         code = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         code = "not under version control"
-    return f"{sys.modules['lesson_utils'].__version__} ({code})"
-
-
-def environment(device: str) -> dict:
-    """Code, packages and machine."""
     cuda = torch.device(device).type == "cuda"
     return {
-        "code": code_version(),
+        "code": f"{sys.modules['lesson_utils'].__version__} ({code})",
         "python": platform.python_version(),
         "packages": {package: metadata.version(package) for package in PACKAGES},
         "device": torch.cuda.get_device_name(device) if cuda else f"{device} {platform.machine()}",
