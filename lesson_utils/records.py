@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from .attacks import ATTACKS
 from .data import load_digits, load_sample_photographs
 from .extras import needed_by
-from .files import write_at_once
+from .files import UserError, write_at_once
 from .models import network_of
 
 with needed_by("lesson_utils.records"):
     from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save
     from scipy import stats
 
 SCHEMA = 1
@@ -70,9 +71,9 @@ def load_record(folder: str | Path) -> dict:
         record = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=numbers)
         schema = record["schema"]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error!r}): {_REMEDY}") from error
+        raise UserError(f"{path} is damaged ({error!r}): {_REMEDY}") from error
     if schema != SCHEMA:
-        raise ValueError(f"{path} has schema {schema}, this package reads {SCHEMA}")
+        raise UserError(f"{path} has schema {schema}, this package reads {SCHEMA}")
     return record
 
 
@@ -107,12 +108,10 @@ def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str
         The file is damaged.
     """
     name = name_of(strength, seed)
-    values, _ = stored(Path(folder) / "samples.safetensors")
-    start = f"{name}/"
-    found = {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
-    if not found:
+    values, _ = values_of(Path(folder), name)
+    if not values:
         raise KeyError(f"{folder} has no values of {name}: never trained, or diverged")
-    return found
+    return values
 
 
 def medians(record: dict, quantity: str) -> tuple[np.ndarray, np.ndarray]:
@@ -343,7 +342,7 @@ def read_network(folder: Path, name: str, settings: Mapping) -> tuple[nn.Module,
         model.load_state_dict(weights)
         return model.eval(), json.loads(notes["history"])
     except (RuntimeError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} does not hold what the record says: {_REMEDY}") from error
+        raise UserError(f"{path} does not hold what the record says: {_REMEDY}") from error
 
 
 def notes_of(path: Path) -> dict[str, str]:
@@ -358,7 +357,7 @@ def notes_of(path: Path) -> dict[str, str]:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}): {_REMEDY}") from error
+        raise UserError(f"{path} is damaged ({error}): {_REMEDY}") from error
 
 
 def stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -366,6 +365,22 @@ def stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     notes = notes_of(path)
     with safe_open(path, "pt") as file:
         return {key: file.get_tensor(key) for key in file.keys()}, notes  # noqa: SIM118
+
+
+def store(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
+    """Write such a file, at one stroke."""
+    write_at_once(path, save(dict(tensors), metadata=dict(notes)))
+
+
+def values_of(folder: Path, name: str) -> tuple[dict[str, Tensor], str | None]:
+    """Every measured value of a network of a record, and what decided about them, if it says so.
+
+    Raises as :func:`notes_of`; no values of a network that is not there, or diverged.
+    """
+    values, notes = stored(folder / "samples.safetensors")
+    start = f"{name}/"
+    found = {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
+    return found, notes.get(name)
 
 
 def write_record_json(folder: Path, record: dict) -> None:

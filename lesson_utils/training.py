@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from .autograd import with_gradients
-from .validation import check_strength
+from .validation import check_floating, check_strength
 
 
 @with_gradients
@@ -48,7 +48,7 @@ def gradient_penalty_loss(
         `strength` is negative, or positive while batch normalisation is in train mode.
     """
     check_strength(strength)
-    _check_images(x)
+    check_floating("x", x)
     x, y = x.clone(), y.clone()  # the model may change its input in place
     if strength == 0:
         return cross_entropy(model(x), y), x.new_zeros(())
@@ -96,7 +96,7 @@ def fit(
         can freeze it.)
     """
     check_strength(strength)
-    _check_images(x)
+    check_floating("x", x)
     if strength > 0:
         _check_penalty_is_per_sample(model, will_train=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
@@ -146,17 +146,8 @@ def _check_penalty_is_per_sample(model: nn.Module, *, will_train: bool = False) 
         )
 
 
-def _check_images(x: Tensor) -> None:
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        found = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(
-            f"x must be a floating-point torch.Tensor, got {found}: use x.float(), and "
-            "x.float() / 255 for images stored as bytes"
-        )
-
-
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of samples whose predicted class is `y`."""
-    _check_images(x)
+    check_floating("x", x)
     return (model(x.clone()).argmax(1) == y).double().mean().item()

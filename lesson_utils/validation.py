@@ -52,13 +52,7 @@ def check_input(model: Model, x: Tensor) -> None:
         mode with dropout or batch normalisation; `torch.autocast` is on. The message names
         the remedy.
     """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}: use torch.as_tensor(x)")
-    if not x.is_floating_point():
-        raise TypeError(
-            f"x holds {x.dtype}, but gradients need floating point: "
-            "use x.float(), and x.float() / 255 for images stored as bytes"
-        )
+    check_floating("x", x)
     if x.dtype not in _PRECISIONS:
         raise TypeError(
             f"x holds {x.dtype}: inner products with gradients lose their digits there. "
@@ -81,6 +75,18 @@ def check_input(model: Model, x: Tensor) -> None:
         )
     if isinstance(model, nn.Module):
         _check_module(model)
+
+
+def check_floating(name: str, values: Tensor) -> None:
+    """Refuse what is no tensor of floating-point numbers."""
+    if not isinstance(values, Tensor):
+        found = type(values).__name__
+        raise TypeError(f"{name} must be a torch.Tensor, got {found}: use torch.as_tensor({name})")
+    if not values.is_floating_point():
+        raise TypeError(
+            f"{name} holds {values.dtype}, but floating-point numbers are needed: "
+            f"use {name}.float(), and {name}.float() / 255 for images stored as bytes"
+        )
 
 
 def check_agreement(model: Model, x: Tensor) -> None:
@@ -379,8 +385,7 @@ def check_bounds(x: Tensor, bounds: Bounds | None) -> Bounds | None:
 def check_alignment(x: Tensor, saliency: Tensor) -> None:
     """Refuse a pair of which one is no batch of the other's kind."""
     for name, value in (("x", x), ("saliency", saliency)):
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point torch.Tensor: use .float() on images")
+        check_floating(name, value)
     kinds = [(tuple(v.shape), v.dtype, str(v.device)) for v in (x, saliency)]
     if x.ndim < 2 or x.numel() == 0 or kinds[0] != kinds[1]:
         raise ValueError(

@@ -309,7 +309,7 @@ def test_images_of_bytes_are_refused():
         lambda: gradient_penalty_loss(net, x, y, 0.0),
         lambda: accuracy(net, x, y),
     ):
-        with pytest.raises(TypeError, match=r"got torch\.uint8.*x\.float\(\) / 255"):
+        with pytest.raises(TypeError, match=r"x holds torch\.uint8.*x\.float\(\) / 255"):
             call()
 
 

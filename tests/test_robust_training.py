@@ -119,13 +119,13 @@ def test_resumed_training_ends_in_the_same_bits(images, tmp_path, monkeypatch, m
         history = one(net, images, strength, recipe=recipe, checkpoint=checkpoint)
         return torch.cat([v.flatten().double() for v in net.state_dict().values()]), history.losses
 
-    def write_and_keep(path, content, write=module.write_at_once):
-        snapshots.append(content)
-        write(path, content)
+    def store_and_keep(path, tensors, notes, store=module.store):
+        store(path, tensors, notes)
+        snapshots.append(path.read_bytes())
 
     whole, losses = run()
     snapshots = []  # the checkpoint of each epoch
-    monkeypatch.setattr(module, "write_at_once", write_and_keep)
+    monkeypatch.setattr(module, "store", store_and_keep)
     run(tmp_path / "state")
     assert len(snapshots) == 4
     for snapshot in snapshots:

@@ -114,8 +114,8 @@ def test_the_house_stays_small():
     program = lines.pop("experiments")
     mathematics = sum(lines.pop(room) for room in MATHEMATICS)
     assert mathematics <= 450
-    assert program <= 1150  # the paper's protocol: settings, runs that go on, merging, command line
-    assert sum(lines.values()) <= 2700  # toy models, attacks, data, training, pictures, …
+    assert program <= 1050  # why not 550, as was planned: CONTRIBUTING.md, "The helper module"
+    assert sum(lines.values()) <= 2775  # toy models, attacks, data, training, pictures, …
 
 
 def public_functions():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Union
+from typing import NamedTuple, Union
 
 import tyro
 
@@ -24,8 +24,7 @@ PROGRAM = "python -m lesson_utils.experiments"
 _PAPER = Settings()
 
 
-@dataclass(frozen=True)
-class Experiment:
+class Experiment(NamedTuple):
     """Train and measure the networks of an experiment."""
 
     out: Path
@@ -39,16 +38,14 @@ class Experiment:
     settings: tyro.conf.OmitArgPrefixes[tyro.conf.FlagConversionOff[Settings]] = _PAPER
 
 
-@dataclass(frozen=True)
-class CheckData:
+class CheckData(NamedTuple):
     """Look through a folder of photographs, and name what cannot be read."""
 
     folder: tyro.conf.Positional[Path]
     """with train/ and val/"""
 
 
-@dataclass(frozen=True)
-class Export:
+class Export(NamedTuple):
     """Copy a record with the weights of a few networks, in half precision."""
 
     folder: tyro.conf.Positional[Path]
@@ -63,8 +60,7 @@ class Export:
     """folder for decoded photographs, if that of the data cannot be written"""
 
 
-@dataclass(frozen=True)
-class Merge:
+class Merge(NamedTuple):
     """Join records of one experiment with different λ or seeds, from several machines, to one."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
@@ -81,24 +77,12 @@ def _summary(settings: Settings) -> str:
 
 
 def _commands() -> type:
-    """One subcommand a preset, whose defaults are those of the preset; and the others."""
-    presets = [
-        Annotated[
-            Experiment,
-            tyro.conf.subcommand(
-                name,
-                default=Experiment(tyro.MISSING, settings=settings),
-                description=_summary(settings),
-            ),
-        ]
-        for name, settings in PRESETS.items()
-    ]
-    others = [
-        Annotated[CheckData, tyro.conf.subcommand("check-data")],
-        Annotated[Export, tyro.conf.subcommand("export")],
-        Annotated[Merge, tyro.conf.subcommand("merge")],
-    ]
-    return Union[tuple(presets + others)]  # noqa: UP007
+    """One subcommand a preset, whose defaults are those of the preset; and one a class."""
+    presets = tyro.extras.subcommand_type_from_defaults(
+        {name: Experiment(tyro.MISSING, settings=preset) for name, preset in PRESETS.items()},
+        {name: _summary(preset) for name, preset in PRESETS.items()},
+    )
+    return Union[presets, CheckData, Export, Merge]  # noqa: UP007
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,13 +131,12 @@ def _do(given: Experiment | CheckData | Export | Merge, arguments: list[str]) ->
 
 def _without_paths(words: list[str]) -> list[str]:
     """The words of a command with FOLDER for the folders of record and cache: nobody's concern."""
-    kept, options = list(words), ("--out", "--cache")
-    for k, word in enumerate(words):
-        if k and words[k - 1] in options:
-            kept[k] = "FOLDER"
-        elif word.startswith(tuple(f"{option}=" for option in options)):
-            kept[k] = f"{word.partition('=')[0]}=FOLDER"
-    return kept
+    return [
+        "FOLDER"
+        if before in ("--out", "--cache")
+        else re.sub("^(--out|--cache)=.*", r"\1=FOLDER", word)
+        for before, word in zip(["", *words], words, strict=False)
+    ]
 
 
 _DESCRIPTION = sys.modules[__package__].__doc__

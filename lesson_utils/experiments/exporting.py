@@ -6,10 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import save
-
-from ..files import UserError, for_the_user, listed, new_folder, write_at_once
-from ..records import bundled_images, load_record, read_network, summaries, write_record_json
+from .. import records
+from ..files import UserError, listed, new_folder, write_at_once
 from .images import open_data
 from .provenance import checksums
 from .run import measured
@@ -54,8 +52,7 @@ def export(
         The new record.
     """
     folder = Path(folder)
-    with for_the_user(ValueError):
-        record = load_record(folder)
+    record = records.load_record(folder)
     settings = Settings.from_table(record["settings"])
     settings = settings.change(data=str(data or settings.data.data))
     if settings.data.data not in SETS and not Path(settings.data.data).is_dir():
@@ -67,7 +64,8 @@ def export(
             "name the folder that holds those (--data)"
         )
     x, y = images.test.tensors[:2]
-    bundled, labels = bundled_images(record["settings"])
+    bundled, labels = records.bundled_images(record["settings"])
+    on_bundled = {} if labels is None else {"label": labels}
     first = {model["strength"]: model for model in reversed(record["models"])}
     with new_folder(Path(target)) as copy:
         for strength in strengths:
@@ -77,17 +75,13 @@ def export(
                     f"{folder} has no network of λ = {strength:g}, or it diverged; "
                     f"it has λ = {listed(sorted(first), 20)}"
                 )
-            with for_the_user(ValueError):
-                model, history = read_network(folder, entry["name"], settings.to_table())
-            content = save(model.half().state_dict(), metadata={"history": json.dumps(history)})
-            write_at_once(copy / "models" / f"{entry['name']}.safetensors", content)
+            model, history = records.read_network(folder, entry["name"], settings.to_table())
+            weights = copy / "models" / f"{entry['name']}.safetensors"
+            records.store(weights, model.half().state_dict(), {"history": json.dumps(history)})
             model.float()
-            entry["half"] = summaries(measured(model, x) | {"label": y})
-            on_bundled = measured(model, bundled)
-            entry["bundled"] = summaries(
-                on_bundled if labels is None else on_bundled | {"label": labels}
-            )
+            entry["half"] = records.summaries(measured(model, x) | {"label": y})
+            entry["bundled"] = records.summaries(measured(model, bundled) | on_bundled)
         values = (folder / "samples.safetensors").read_bytes()
         write_at_once(copy / "samples.safetensors", values)
-        write_record_json(copy, record)
+        records.write_record_json(copy, record)
     return record

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from safetensors.torch import save
-from torch import Tensor
 
-from ..files import UserError, for_the_user, new_folder, write_at_once
-from ..records import SCHEMA, grid_of, load_record, notes_of, pairs_of, stored, write_record_json
-from .folders import identity, refuse_changes, weights_note
+from .. import records
+from ..files import UserError, new_folder, write_at_once
+from .folders import Network, identity, pair_of, refuse_changes, weights_note, write_networks
 from .provenance import differences
-from .settings import Settings
 
 
 def merge(folders: Sequence[str | Path], target: str | Path) -> dict:
@@ -46,114 +43,70 @@ def merge(folders: Sequence[str | Path], target: str | Path) -> dict:
     """
     if not folders:
         raise UserError("merge needs the folders of at least one record")
-    folders = [Path(folder) for folder in folders]
-    networks: dict[str, _Network] = {}
-    sources, first = [], None
-    with for_the_user(ValueError):
-        for folder in folders:
-            record = load_record(folder)
-            first = first or record
-            _refuse_others(folder, record["settings"], folders[0], first["settings"])
-            for found in _networks(folder, record):
-                name = found.entry["name"]
-                known = networks.setdefault(name, found)
-                if not known.is_same_as(found):
-                    raise UserError(f"{folder} and {known.folder} have two networks {name}")
-                if found.fullness > known.fullness:
-                    networks[name] = found
-            sources += _sources(record)
-    pairs = {(n.entry["strength"], n.entry["seed"]): n for n in networks.values()}
-    settings = {key: value for key, value in first["settings"].items() if key != "models"}
-    settings |= grid_of(pairs)
-    provenance = first["provenance"] | {"merged": sources}
-    environments = [machine for source in sources for machine in source["environments"]]
-    provenance["environments"] = [
-        m for k, m in enumerate(environments) if m not in environments[:k]
-    ]
-    steps = {kind: {} for kind in ("training", "measuring")}
-    for source in reversed(sources):
-        for kind, seconds in steps.items():
-            seconds |= source["timing"][kind]
-    provenance["timing"] = {"began": min(s["timing"]["began"] for s in sources), **steps}
-    ordered = [pairs[pair] for pair in pairs_of(settings)]
+    networks: dict[str, Network] = {}
+    sources, machines, first = [], [], records.load_record(folders[0])
+    for folder in map(Path, folders):
+        record = records.load_record(folder)
+        theirs, ours = _identity(record), _identity(first)
+        agree = f"{folders[0]} has {differences(ours, theirs)}; only records that agree are joined"
+        refuse_changes(folder, theirs, ours, remedy=agree)
+        for network in _networks(folder, record):
+            name = network.entry["name"]
+            known = networks.setdefault(name, network)
+            if not _are_same(known, network):
+                raise UserError(f"{folder} and {known.weights.parents[1]} have two networks {name}")
+            networks[name] = max(known, network, key=_fullness)
+        sources += _sources(record)
+    for source in sources:
+        machines += [machine for machine in source["environments"] if machine not in machines]
+    provenance = first["provenance"] | {"merged": sources, "environments": machines}
+    provenance["timing"] = {"began": min(source["timing"]["began"] for source in sources)}
     with new_folder(Path(target)) as folder:
-        for network in ordered:
-            if network.fullness:
-                write_at_once(folder / "models" / network.path.name, network.path.read_bytes())
-        values = {f"{n.entry['name']}/{k}": v for n in ordered for k, v in n.values.items()}
-        notes = {n.entry["name"]: n.note for n in ordered if n.note}
-        write_at_once(folder / "samples.safetensors", save(values, metadata=notes))
-        record = {"schema": SCHEMA, "settings": settings, "provenance": provenance}
-        write_record_json(folder, record | {"models": [n.entry for n in ordered]})
-    return load_record(target)
+        for network in filter(_fullness, networks.values()):
+            copy = folder / "models" / network.weights.name
+            write_at_once(copy, network.weights.read_bytes())
+        write_networks(folder, first["settings"], provenance, networks.values())
+    return records.load_record(target)
 
 
-class _Network(NamedTuple):
-    """One network of a record, with all that is known of it."""
-
-    folder: Path
-    entry: dict
-    values: dict[str, Tensor]
-    note: str | None
-    """What decided about the values, if the record says so."""
-
-    @property
-    def path(self) -> Path:
-        return self.folder / "models" / f"{self.entry['name']}.safetensors"
-
-    @property
-    def fullness(self) -> int:
-        """0 without weights, 1 with half of their digits, 2 with all."""
-        return 0 if not self.path.exists() else 1 if "half" in self.entry else 2
-
-    def is_same_as(self, other: _Network) -> bool:
-        """Whether all numbers agree, bit by bit; half weights are not compared with full ones."""
-        mine, theirs = (
-            {key: value for key, value in network.entry.items() if key not in ("half", "bundled")}
-            for network in (self, other)
-        )
-        same = json.dumps(mine) == json.dumps(theirs) and _equal(self.values, other.values)
-        if not self.fullness or self.fullness != other.fullness:
-            return same
-        return same and _equal(stored(self.path)[0], stored(other.path)[0])
-
-
-def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Bit by bit, so that NaN equals NaN."""
-    parts = [{key: value.numpy().tobytes() for key, value in d.items()} for d in (one, other)]
-    return parts[0] == parts[1]
-
-
-def _networks(folder: Path, record: dict) -> Iterator[_Network]:
+def _networks(folder: Path, record: dict) -> Iterator[Network]:
     """The networks of a record, whose weights must be those that the record speaks of."""
-    values, notes = stored(folder / "samples.safetensors")
-    settings = record["settings"]
+    timing = record["provenance"]["timing"]
     for entry in record["models"]:
-        start = f"{entry['name']}/"
-        mine = {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
-        found = _Network(folder, entry, mine, notes.get(entry["name"]))
-        if not mine and entry["diverged"] is None:
-            raise UserError(f"{folder} has no values of {entry['name']}")
-        if found.fullness:
-            about = notes_of(found.path)
-            if "settings" in about:
-                pair = entry["strength"], entry["seed"]
-                wanted = weights_note(Settings.from_table(settings), settings, *pair)
-                refuse_changes(found.path, json.loads(about["settings"]), wanted)
-        yield found
+        name, weights = entry["name"], folder / "models" / f"{entry['name']}.safetensors"
+        values, note = records.values_of(folder, name)
+        if not values and entry["diverged"] is None:
+            raise UserError(f"{folder} has no values of {name}")
+        about = records.notes_of(weights) if weights.exists() else {}
+        if "settings" in about:
+            wanted = weights_note(record["settings"], *pair_of(entry))
+            refuse_changes(weights, json.loads(about["settings"]), wanted)
+        steps = ("training", "measuring")
+        seconds = {step: timing[step][name] for step in steps if name in timing[step]}
+        yield Network(weights, entry, values, note, seconds)
 
 
-def _refuse_others(folder: Path, settings: dict, first: Path, expected: dict) -> None:
-    old, new = (
-        identity(table) | {"attack_images": table["attack_images"]}
-        for table in (settings, expected)
-    )
-    if changed := differences(old, new):
-        there = differences(new, old)
-        raise UserError(
-            f"{folder} ({changed}) and {first} ({there}) are of two experiments: "
-            "only records that agree in this can be joined"
-        )
+def _fullness(network: Network) -> int:
+    """0 without weights, 1 with half of their digits, 2 with all."""
+    return 0 if not network.weights.exists() else 1 if "half" in network.entry else 2
+
+
+def _are_same(one: Network, other: Network) -> bool:
+    """Whether all numbers agree, bit by bit; half weights are not compared with full ones."""
+    alike = 0 < _fullness(one) == _fullness(other)
+    return _numbers(one, alike) == _numbers(other, alike)
+
+
+def _numbers(network: Network, with_weights: bool) -> tuple[str, bytes, bytes]:
+    """What a record says of a network, its values, and its weights if these are wanted."""
+    entry = {k: v for k, v in network.entry.items() if k not in ("half", "bundled")}
+    weights = records.stored(network.weights)[0] if with_weights else {}
+    return json.dumps(entry), save(network.values), save(weights)
+
+
+def _identity(record: dict) -> dict:
+    """What records must agree in to be joined."""
+    return identity(record["settings"]) | {"attack_images": record["settings"]["attack_images"]}
 
 
 def _sources(record: dict) -> list[dict]:

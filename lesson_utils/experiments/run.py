@@ -12,26 +12,17 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..attacks import protocol_attacks
 from ..bound import measure
-from ..files import for_the_user, write_at_once
+from ..files import for_the_user
 from ..models import load_weights, network_of
 from ..photographs import ImageSets
-from ..records import ATTACKS, load_record, name_of, notes_of, read_network, stored
-from .folders import (
-    Work,
-    begin,
-    check_kept,
-    name_machine,
-    networks_in,
-    pair_of,
-    weights_note,
-    write_record,
-)
+from ..records import ATTACKS, load_record, name_of, read_network, store
+from . import folders
+from .folders import Work
 from .images import moved, open_data
 from .processes import check_device, is_first, rank_and_count, share_cores, wait_for_all
 from .provenance import checksums
@@ -95,19 +86,19 @@ def run(
     out = Path(out)
     rank, count = rank_and_count()
     data, settings = open_data(settings, cache)
-    plan, kept = settings.models(), networks_in(out)
+    plan, kept = settings.models(), folders.networks_in(out)
     todo = [pair for pair in plan if name_of(*pair) not in kept]
     sums = checksums(data) | _checksum_of_start(settings, kept, todo)
     data = ImageSets(*(moved(images, device) for images in data))
     work = Work(settings, out, data, sums, device, progress and is_first(), len(todo))
-    check_kept(work, kept)
+    folders.check_folder(work, kept)  # before anything is written
     if is_first():
         with FileLock(out / "state" / "run.lock"):
-            begin(work, command)
+            folders.begin(work, kept, command)
         if work.progress:
             print(_announcement(work, plan))
     wait_for_all()
-    everything = plan + [pair for pair in map(pair_of, kept.values()) if pair not in plan]
+    everything = plan + [p for p in map(folders.pair_of, kept.values()) if p not in plan]
     if count == 1:
         _work_beside_others(work, everything)
     else:  # all train each network together, and measure side by side
@@ -118,24 +109,26 @@ def run(
     wait_for_all()
     if is_first():
         with FileLock(out / "state" / "run.lock"):
-            write_record(work)
+            folders.write_record(work)
     wait_for_all()
     return load_record(out)
 
 
 def _checksum_of_start(settings: Settings, kept: dict[str, dict], todo: list) -> dict[str, str]:
     """Checksum of a file of weights to start from; these are refused if they do not fit."""
-    weights = settings.network.weights
-    if weights == "":
-        return {}
-    if weights != "pretrained" and not todo and not Path(weights).is_file():  # no longer needed
+    file = settings.weights_file()
+    if file and not todo and not file.is_file():  # no longer needed
         return {key: note[key] for note in kept.values() for key in note if key == "weights_sha256"}
     with for_the_user(Exception):  # each format has errors of its own, and so has a download
-        model = network_of(settings.to_table(), pretrained=weights == "pretrained")
-        if weights == "pretrained":
-            return {}
-        load_weights(model, weights)
-    return {"weights_sha256": hashlib.sha256(Path(weights).read_bytes()).hexdigest()}
+        _at_the_start(settings)
+    return {"weights_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
+
+
+def _at_the_start(settings: Settings, seed: int = 0) -> nn.Module:
+    """The network that a training starts from."""
+    file, pretrained = settings.weights_file(), settings.network.weights == "pretrained"
+    model = network_of(settings.to_table(), seed, pretrained=pretrained)
+    return load_weights(model, file) if file else model
 
 
 def _announcement(work: Work, plan: list) -> str:
@@ -168,7 +161,7 @@ def _work_beside_others(work: Work, plan: list[tuple[float, int]]) -> None:
 
 
 def _after_epoch(work: Work, history: History) -> None:
-    name_machine(work)
+    folders.name_machine(work)
     done = len(history.losses)
     if work.progress and work.todo and done:
         left = history.seconds / done * (work.settings.training.epochs * work.todo - done)
@@ -192,15 +185,9 @@ def _train_model(work: Work, strength: float, seed: int) -> None:
     checkpoint = work.out / "state" / f"{name}.training.safetensors"
     if not target.exists():
         _precision(settings.sweep.tf32)
-        weights = settings.network.weights
-        model = network_of(settings.to_table(), seed, pretrained=weights == "pretrained")
-        if weights not in ("", "pretrained"):
-            load_weights(model, weights)
-        if checkpoint.exists():
-            with for_the_user(ValueError):
-                notes_of(checkpoint)
+        model = _at_the_start(settings, seed).to(x.device)
         history = train(
-            model.to(x.device),
+            model,
             work.data.train,
             strength=strength,
             recipe=settings.training,
@@ -213,9 +200,9 @@ def _train_model(work: Work, strength: float, seed: int) -> None:
             last = len(history.losses) - 1
             history = history._replace(losses=history.losses[:last], diverged=last)
         if is_first():
-            note = json.dumps(weights_note(work.settings, work.sums, strength, seed))
+            note = json.dumps(folders.weights_note(work.table(), strength, seed))
             notes = {"history": json.dumps(history._asdict()), "settings": note}
-            write_at_once(target, save(model.state_dict(), metadata=notes))
+            store(target, model.state_dict(), notes)
     wait_for_all()
     checkpoint.unlink(missing_ok=True)
 
@@ -228,33 +215,27 @@ def _finite_scores(model: nn.Module, x: Tensor) -> bool:
 def _measure_model(work: Work, name: str) -> None:
     """Write every value of every image for one network, unless that is done or it diverged."""
     path, settings = work.out / "state" / f"{name}.samples.safetensors", work.settings
-    with for_the_user(ValueError):
-        model, history = read_network(work.out, name, settings.to_table())
+    model, history = read_network(work.out, name, settings.to_table())
     if history["diverged"] is not None:
         return
     note, many = json.dumps(work.values_note(model)), settings.measuring.attack_images
-    if path.exists():
-        with for_the_user(ValueError):
-            values, notes = stored(path)
-        if notes.get("settings") == note and len(values[ATTACKS[0]]) >= many:
-            return
+    values, about = folders.values_in(work.out, name)
+    if about.get("settings") == note and len(values[ATTACKS[0]]) >= many:
+        return
     began = time.perf_counter()
     _precision(tf32=False)
     x, y, *unseen = work.data.test.tensors
     model.to(x.device)
-    steps = _attacks(settings).items()
-    with tqdm(total=1 + len(steps), desc=f"measuring {name}", disable=not work.progress) as bar:
-        values = measured(model, x) | {"label": y.cpu()}
-        if unseen:
-            values["unseen"] = unseen[0].cpu()
-        name_machine(work)
-        for attack_name, attack in steps:
-            bar.update()
-            bar.set_postfix_str(attack_name)
-            values[attack_name] = attack(model, x[:many]).distance.cpu()
-        bar.update()
+    steps = tqdm(_attacks(settings).items(), f"measuring {name}", disable=not work.progress)
+    values = measured(model, x) | {"label": y.cpu()}
+    if unseen:
+        values["unseen"] = unseen[0].cpu()
+    folders.name_machine(work)
+    for attack_name, attack in steps:
+        steps.set_postfix_str(attack_name)
+        values[attack_name] = attack(model, x[:many]).distance.cpu()
     seconds = time.perf_counter() - began
-    write_at_once(path, save(values, metadata={"settings": note, "seconds": f"{seconds:.3f}"}))
+    store(path, values, {"settings": note, "seconds": f"{seconds:.3f}"})
 
 
 def measured(model: nn.Module, x: Tensor) -> dict[str, Tensor]:

@@ -38,7 +38,13 @@ RANGES = {
 }
 """What a setting may be: a test, and the settings that must pass it, each value of a list."""
 
-KINDS = {"int": (int, "a whole number"), "float": ((int, float), "a number")}
+KINDS = {
+    "int": (int, "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": (bool, "of type bool"),
+    "str": (str, "of type str"),
+}
+"""Types of a setting, by the name of its type."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +178,17 @@ class Settings:
         """Pairs (λ, seed): every λ with the first seed, the repeated ones with all."""
         return pairs_of(self.to_table())
 
+    def weights_file(self) -> Path | None:
+        """The file of weights that all trainings start from, if there is one."""
+        weights = self.network.weights
+        return None if weights in ("", "pretrained") else Path(weights)
+
     def deciding(self) -> dict:
         """The settings that decide about weights, and nothing else: no paths, no idle options.
 
         λ, seed, and the checksums of images and of weights to start from decide as well.
         """
-        start = self.network.weights if self.network.weights in ("", "pretrained") else "file"
+        start = "file" if self.weights_file() else self.network.weights
         photographs = self.data.data not in SETS[:2]
         idle = set() if self.network.network in RESNETS else {"width"}
         if self.network.network == "smallnet":  # has no batch normalisation
@@ -206,14 +217,10 @@ class Settings:
         """
         kinds = {f.name: f.type for group in fields(self) for f in fields(group.default_factory)}
         for name, value in self.to_table().items():
-            kind = kinds[name].removeprefix("tuple[").removesuffix(", ...]")
-            values = value if isinstance(value, tuple) else (value,)
-            if kind in KINDS:
-                known, words = KINDS[kind]
-                if any(isinstance(v, bool) or not isinstance(v, known) for v in values):
+            known, words = KINDS[kinds[name].removeprefix("tuple[").removesuffix(", ...]")]
+            for v in value if isinstance(value, tuple) else (value,):
+                if not isinstance(v, known) or isinstance(v, bool) != (known is bool):
                     raise UserError(f"{name} must be {words}, got {value!r}")
-            elif type(value).__name__ != kind:
-                raise UserError(f"{name} must be of type {kind}, got {value!r}")
         for words, (test, names) in RANGES.items():
             for name in names:
                 value = self.to_table()[name]

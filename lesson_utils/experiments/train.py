@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ..files import write_at_once
+from ..files import UserError
 from ..photographs import pixels
+from ..records import store, stored
 from ..training import cut_into_batches, gradient_penalty_loss
 from ..validation import check_strength
 from .processes import is_first, rank_and_count, shared, summed
@@ -108,7 +108,7 @@ def train(
         disable=not progress or not is_first(),
     )
     device = next(model.parameters()).device
-    step = partial(_step, shared(model), optimizer, strength, recipe.clip)
+    parallel = shared(model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
         while len(epochs) < recipe.epochs and all(math.isfinite(loss) for _, loss in epochs):
             began = time.perf_counter()
@@ -120,7 +120,7 @@ def train(
             else:
                 whole = cut_into_batches(model, order, recipe.batch_size)
                 batches = _shares(images, whole, recipe.augment)
-            loss = _epoch(step, batches, device, bar)
+            loss = _epoch(parallel, optimizer, batches, strength, recipe.clip, bar)
             finite = all(p.isfinite().all() for p in model.parameters())
             epochs.append([time.perf_counter() - began, loss if finite else math.nan])
             if after_epoch is not None:
@@ -179,26 +179,21 @@ def flip_and_shift(x: Tensor) -> Tensor:
     return shift(torch.where(mirrored, x.flip(3), x))
 
 
-def _step(
-    model, optimizer, strength: float, clip: float, x: Tensor, y: Tensor, weight: float
-) -> Tensor:
-    optimizer.zero_grad()
-    loss, _ = gradient_penalty_loss(model, x, y, strength)
-    (weight * loss).backward()
-    if clip < math.inf:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return loss.detach()
-
-
-def _epoch(step, batches: Iterable[_Batch], device: torch.device, bar) -> float:
+def _epoch(
+    model: nn.Module, optimizer, batches: Iterable[_Batch], strength: float, clip: float, bar
+) -> float:
     """One pass over the data; mean of the objective over all images of all processes."""
+    device, world = next(model.parameters()).device, rank_and_count()[1]
     total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
-    world = rank_and_count()[1]
     for x, y, count, size in batches:  # count: images of this process, of `size` in all
+        optimizer.zero_grad()
+        loss, _ = gradient_penalty_loss(model, x.to(device), y.to(device), strength)
         # Processes average their gradients: weighted so, that is the gradient of the whole batch.
-        loss = step(x.to(device), y.to(device), count * world / size)
-        total += loss.double() * count
+        (count * world / size * loss).backward()
+        if clip < math.inf:
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        total += loss.detach().double() * count
         seen += count
         bar.update()
     total, seen = summed(torch.stack([total, total.new_tensor(seen)]))
@@ -208,8 +203,6 @@ def _epoch(step, batches: Iterable[_Batch], device: torch.device, bar) -> float:
 def _save(checkpoint: Path | None, identity: str, model, optimizer, epochs) -> None:
     if checkpoint is None or not is_first():
         return
-    from safetensors.torch import save
-
     dense = {"memory_format": torch.contiguous_format}
     # Copies: tied layers share their memory, of which the file knows nothing.
     tensors = {f"weight.{name}": v.clone(**dense) for name, v in model.state_dict().items()}
@@ -218,7 +211,7 @@ def _save(checkpoint: Path | None, identity: str, model, optimizer, epochs) -> N
         # None where there is no momentum; frozen or unused weights have no state at all
         if (momentum := optimizer.state.get(p, {}).get("momentum_buffer")) is not None:
             tensors[f"momentum.{name}"] = momentum.clone(**dense)
-    write_at_once(checkpoint, save(tensors, metadata={"training": identity}))
+    store(checkpoint, tensors, {"training": identity})
 
 
 @torch.no_grad()
@@ -226,18 +219,15 @@ def _resume(checkpoint: Path | None, identity: str, model, optimizer) -> list[li
     """Load the checkpoint, if there is one; a row of seconds and losses for each epoch done."""
     if checkpoint is None or not checkpoint.exists():
         return []
-    from safetensors import safe_open
-
-    with safe_open(checkpoint, "pt") as stored:
-        if stored.metadata()["training"] != identity:
-            raise ValueError(
-                f"{checkpoint} belongs to another training, {stored.metadata()['training']} and "
-                f"not {identity}: delete it, or name another file"
-            )
-        for name, value in model.state_dict().items():
-            value.copy_(stored.get_tensor(f"weight.{name}"))
-        for name, p in model.named_parameters():
-            if f"momentum.{name}" in stored.keys():  # noqa: SIM118  (no mapping)
-                momentum = stored.get_tensor(f"momentum.{name}")
-                optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(momentum)
-        return stored.get_tensor("epochs").tolist()
+    tensors, notes = stored(checkpoint)
+    if notes.get("training") != identity:
+        raise UserError(
+            f"{checkpoint} belongs to another training, {notes.get('training')} and not "
+            f"{identity}: delete it, or name another file"
+        )
+    for name, value in model.state_dict().items():
+        value.copy_(tensors[f"weight.{name}"])
+    for name, p in model.named_parameters():
+        if (momentum := tensors.get(f"momentum.{name}")) is not None:
+            optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(momentum)
+    return tensors["epochs"].tolist()
