@@ -1,5 +1,6 @@
 """`train`: the paper's loop, interrupted and not."""
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from lesson_utils.experiments import train as module
+from lesson_utils.experiments.depthwise import DepthwiseTwice
 from lesson_utils.experiments.settings import Recipe
 from lesson_utils.experiments.train import flip_and_shift, seed_epoch, train
 from lesson_utils.models import SmallNet, mlp
+from lesson_utils.training import gradient_penalty_loss
 
 RECIPE = Recipe(epochs=4, batch_size=50, learning_rate=0.5, decay_every=3)
 
@@ -265,3 +268,39 @@ def test_attention_is_trained_with_a_penalty(images):
     recipe = replace(RECIPE, learning_rate=0.1)
     history = one(Attention(), images, 0.1, recipe=recipe)
     assert history.losses[-1] < history.losses[0]
+
+
+@pytest.mark.parametrize("stride, padding, dilation", [(1, 1, 1), (2, 0, 1), ((2, 1), (0, 2), 2)])
+def test_depthwise_convolutions_twice_differentiated_are_pytorchs(stride, padding, dilation):
+    def objective(double):
+        torch.manual_seed(0)
+        shape = {"stride": stride, "padding": padding, "dilation": dilation, "bias": False}
+        net = nn.Sequential(
+            nn.Conv2d(3, 6, 3), nn.Softplus(), nn.Conv2d(6, 6, 3, groups=6, **shape),
+            nn.Softplus(), nn.Conv2d(6, 12, 2, groups=6, bias=False), nn.Flatten(), nn.LazyLinear(4),
+        ).double()  # fmt: skip
+        x, y = torch.rand(5, 3, 11, 12, dtype=torch.float64), torch.arange(5) % 4
+        net(x)  # makes the last layer
+        with double:
+            loss, penalty = gradient_penalty_loss(net, x, y, 3.0)
+        loss.backward()
+        return [loss, penalty, *(p.grad for p in net.parameters())]
+
+    calls = []
+    plain, fast = objective(contextlib.nullcontext()), objective(counted(calls))
+    assert len(calls) == 2  # of the two convolutions in groups
+    for a, b in zip(plain, fast, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-10, atol=1e-12)
+
+
+def counted(calls):
+    """The context, which notes each convolution that it takes over."""
+
+    class Counted(DepthwiseTwice):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            output = super().__torch_function__(func, types, args, kwargs)
+            name = type(getattr(output, "grad_fn", None)).__name__
+            calls.extend([name] * (name == "_ConvolutionBackward"))
+            return output
+
+    return Counted()

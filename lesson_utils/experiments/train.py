@@ -20,6 +20,7 @@ from ..photographs import pixels
 from ..records import store, stored
 from ..training import cut_into_batches, gradient_penalty_loss
 from ..validation import check_strength
+from .depthwise import DepthwiseTwice
 from .processes import is_first, rank_and_count, shared, summed
 from .settings import Recipe
 
@@ -187,7 +188,8 @@ def _epoch(
     total, seen = torch.zeros((), dtype=torch.float64, device=device), 0
     for x, y, count, size in batches:  # count: images of this process, of `size` in all
         optimizer.zero_grad()
-        loss, _ = gradient_penalty_loss(model, x.to(device), y.to(device), strength)
+        with DepthwiseTwice():
+            loss, _ = gradient_penalty_loss(model, x.to(device), y.to(device), strength)
         # Processes average their gradients: weighted so, that is the gradient of the whole batch.
         (count * world / size * loss).backward()
         if clip < math.inf:
