@@ -15,7 +15,7 @@ from .proposals import around, ddn, deepfool, far_and_wide
 # Up to so many entries a sample, random points cover the directions.
 FEW_DIMENSIONS = 8
 # Of DDN: whether it starts from x, or else from the best point so far; first and last temperature.
-WALKS = ((True, 0.1, 0.1), (False, 0.3, 0.03), (True, 1.0, 0.03))
+WALKS = ((True, 0.1, 0.1), (False, 0.3, 0.03), (True, 0.02, 0.02))
 
 
 @torch.inference_mode(False)
