@@ -165,7 +165,9 @@ def ascent(
     fooled, finite = decides_otherwise(task, y, logits), logits.isfinite().all(1)
     if temperature is not None:
         spread = (logits.amax(1) - logits.amin(1)).detach()
-        logits = logits / spread.clamp(min=torch.finfo(spread.dtype).tiny)[:, None] / temperature
+        # not so small that the gradient would overflow
+        spread = spread.clamp(min=1e4 * torch.finfo(spread.dtype).tiny)
+        logits = logits / spread[:, None] / temperature
     rivals = logits.scatter(1, task.label[:, None], -torch.inf).logsumexp(1)
     grad = gradient(rivals - logit_of(logits, task.label), leaf)
     return unit(grad)[2], fooled, finite
