@@ -28,14 +28,13 @@ def foolbox_distance(model, x, bounds):
 
 
 @pytest.mark.parametrize("bounds", [None, (0, 1)])
-def test_never_one_percent_worse_than_foolbox(digits, digits_net, bounds):
+def test_never_worse_than_foolbox(digits, digits_net, bounds):
     x = digits.x_test[:150]
     ours = minimal_l2(digits_net, x, bounds=bounds)
     theirs = foolbox_distance(digits_net, x, bounds)
     assert ours.success.all()
-    assert (ours.distance <= 1.01 * theirs).all()
-    assert (ours.distance <= (1 + ROUNDING) * theirs).double().mean() > 0.98
-    # and it does improve on them: a copy would pass the above, too
+    assert (ours.distance <= (1 + ROUNDING) * theirs).all()
+    # and it does improve on them: "never worse" alone would hold for a copy
     assert (ours.distance < 0.999 * theirs).double().mean() > 0.2
 
 
@@ -51,7 +50,6 @@ def test_result_is_what_it_says(digits, digits_net):
     assert boxed.adversarial.min() >= 0
     assert boxed.adversarial.max() <= 1
     assert free.distance.median() <= boxed.distance.median()
-    assert (free.distance <= (1 + ROUNDING) * boxed.distance).double().mean() > 0.98
 
 
 def test_same_call_same_answer(digits, digits_net):

@@ -151,23 +151,20 @@ def boundary(
     return hyperplane(margin, gradient(margin, leaf, keep_graph=keep))
 
 
-def ascent(
-    task: Task, y: Tensor, *, temperature: float | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+def ascent(task: Task, y: Tensor, *, tempered: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Unit vector in which the cross-entropy ℓ grows fastest at y; if y fools; if Ψ(y) is finite.
 
     Taken from log(e^ℓ − 1) = log Σ_{j≠label} e^{Ψ^j} − Ψ^label, whose gradient has the same
     direction: that of ℓ itself rounds to nothing where the network is sure of itself. The
-    direction depends on the scale of the scores, unless a temperature is given: their spread
-    is then 1/temperature. Near 0 only the strongest rival counts, near 1 almost all alike.
+    direction depends on the scale of the scores. `tempered` rescales those whose spread is
+    no longer between 0.1 and 1,000, beyond which it would look at no rival or at one alone.
     """
     leaf, logits = leaf_and_logits(task.model, y)
     fooled, finite = decides_otherwise(task, y, logits), logits.isfinite().all(1)
-    if temperature is not None:
+    if tempered:
         spread = (logits.amax(1) - logits.amin(1)).detach()
-        # not so small that the gradient would overflow
-        spread = spread.clamp(min=1e4 * torch.finfo(spread.dtype).tiny)
-        logits = logits / spread[:, None] / temperature
+        spread = spread.clamp(min=torch.finfo(spread.dtype).tiny)[:, None]
+        logits = logits / spread * spread.clamp(0.1, 1e3)
     rivals = logits.scatter(1, task.label[:, None], -torch.inf).logsumexp(1)
     grad = gradient(rivals - logit_of(logits, task.label), leaf)
     return unit(grad)[2], fooled, finite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,16 +15,14 @@ from .proposals import around, ddn, deepfool, far_and_wide
 
 # Up to so many entries a sample, random points cover the directions.
 FEW_DIMENSIONS = 8
-# Of DDN: whether it starts from x, or else from the best point so far; first and last temperature.
-WALKS = ((True, 0.1, 0.1), (False, 0.3, 0.03), (True, 0.02, 0.02))
 
 
 @torch.inference_mode(False)
 def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> AttackResult:
     """Search the closest input with another decision, in the Euclidean norm.
 
-    DeepFool (free, and towards each of the two strongest rivals) and three walks of DDN
-    propose adversaries, and random directions where these find none. Each is pulled in, the nearest
+    DeepFool (free, and towards each of the two strongest rivals) and DDN propose
+    adversaries, and random directions where these find none. Each is pulled in, the nearest
     with precision: bisection on the segment to x brings it to the decision boundary; the
     foot of the perpendicular from x to the tangent plane of the boundary gives a closer
     point, and so on until nothing improves. For an affine classifier the tangent plane is
@@ -62,18 +61,13 @@ def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> Atta
     Rony et al., *Decoupling Direction and Norm* (DDN), CVPR 2019.
     """
     task = ask(model, x, bounds)
-    best = _improved(task, torch.full_like(task.x, torch.nan), deepfool(task))
-    # The nearest boundary by linearization need not be the nearest: try other rivals too.
-    for rival in ranking(scores(task, task.x), task.label)[:, 1:3].unbind(1):
-        best = _improved(task, best, deepfool(task, rival=rival, steps=20))
-    for from_x, hot, cold in WALKS:
-        radius = norm(best - task.x)
-        known = radius.isfinite()
-        # 1 is usual, unless that is out of all proportion to the unit of x
-        usual = (1 / task.length).clamp(1 / 30, 30) * task.length
-        start = torch.where(per_sample(known & (not from_x), best), best, task.x)
-        radius = torch.where(known, radius, usual)
-        best = _improved(task, best, ddn(task, start, radius, hot=hot, cold=cold))
+    best = torch.full_like(task.x, torch.nan)
+    for found in _proposals(task):
+        found = bisect(task, found, halvings=5)
+        # Pulling in helps by a fifth, seldom by more: what lies further out is left alone.
+        hopeless = norm(found - task.x) > 1.2 * norm(best - task.x)
+        found = torch.where(per_sample(hopeless, found), torch.nan, found)
+        best = _nearer(task, best, _each(_approach, task, found))
     failed = ~best.flatten(1).isfinite().all(1)
     if failed.any():
         best[failed] = far_and_wide(task.of(failed))
@@ -82,13 +76,12 @@ def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> Atta
     return as_result(task, _each(_pull_in, task, best))
 
 
-def _improved(task: Task, best: Tensor, found: Tensor) -> Tensor:
-    """`best`, or what is nearer after a proposal `found` is pulled in."""
-    found = bisect(task, found, halvings=5)
-    # Pulling in helps by a fifth, seldom by more: what lies further out is left alone.
-    hopeless = norm(found - task.x) > 1.2 * norm(best - task.x)
-    found = torch.where(per_sample(hopeless, found), torch.nan, found)
-    return _nearer(task, best, _each(_approach, task, found))
+def _proposals(task: Task) -> Iterator[Tensor]:
+    yield deepfool(task)
+    # The nearest boundary by linearization need not be the nearest: try other rivals too.
+    for rival in ranking(scores(task, task.x), task.label)[:, 1:3].unbind(1):
+        yield deepfool(task, rival=rival, steps=20)
+    yield ddn(task)
 
 
 def _nearer(task: Task, y: Tensor, other: Tensor) -> Tensor:

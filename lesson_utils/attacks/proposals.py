@@ -40,31 +40,25 @@ def _to_nearest_boundary(task: Task, y: Tensor, rival: Tensor | None) -> Tensor:
     return per_sample(stride, y) * direction
 
 
-def ddn(
-    task: Task, start: Tensor, radius: Tensor, *, hot: float, cold: float, steps: int = 50
-) -> Tensor:
+def ddn(task: Task, steps: int = 100) -> Tensor:
     """Ascend the loss on a sphere whose radius shrinks when fooled and grows when not; NaN for no adversary.
 
-    The walk leads from `start`, an adversary or x. It leaps at first, by twice the first
-    radius, and ends with steps of a hundredth. Meanwhile the temperature of the scores falls
-    from `hot` to `cold`: which rivals count depends on it, and so where the walk ends.
+    The radius begins at 1, as is usual, unless that is out of all proportion to the unit of x.
     """
-    x, delta, first = task.x, start - task.x, radius
-    best, best_norm = torch.full_like(x, torch.nan), torch.full_like(task.length, torch.inf)
+    x = task.x
+    delta, best = torch.zeros_like(x), torch.full_like(x, torch.nan)
+    best_norm = torch.full_like(task.length, torch.inf)
+    radius = first = (1 / task.length).clamp(1 / 30, 30) * task.length
     for step in range(steps):
-        heat = (1 + math.cos(math.pi * step / steps)) / 2  # from 1 to 0
-        temperature = hot**heat * cold ** (1 - heat)
-        direction, fooled, finite = ascent(task, x + delta, temperature=temperature)
+        direction, fooled, finite = ascent(task, x + delta, tempered=True)
         size = norm(delta)
         keep = fooled & (size < best_norm)
         best_norm = torch.where(keep, size, best_norm)
         best = torch.where(per_sample(keep, x), delta, best)
-        change = 0.01 + 0.09 * heat
-        shorter = (1 - change) * torch.minimum(radius, best_norm)
         # Where the scores are no numbers there is no direction: half the way back.
-        longer = radius * torch.where(finite, 1 + change, 0.5)
-        radius = torch.where(fooled, shorter, longer)
-        ahead = delta + per_sample((0.01 + 1.99 * heat) * first, x) * direction
+        radius = radius * torch.where(fooled, 0.95, torch.where(finite, 1.05, 0.5))
+        rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
+        ahead = delta + per_sample(rate * first, x) * direction
         delta = task.clip(x + per_sample(radius, x) * unit(ahead)[2]) - x
     return x + best
 
