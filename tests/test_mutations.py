@@ -15,6 +15,7 @@ from lesson_utils.checks import DRAWS
 
 # Names of what is never negative where the statement asks; "result" is the answer itself.
 SIGNLESS = {
+    "lesson01.alignment_by_hand": {"x", "result"},
     "lesson01.on_ink": {"x", "share_on_black", "result"},
     "lesson01.loss_gradient": {"x", "p", "i", "leaf"},
     "lesson02.by_samples": {"x", "decision", "k", "other", "_nearest", "found", "result"},
@@ -94,6 +95,19 @@ LABELS = "torch.randint(2, (batch_size,), generator=dice)"
 MEASURED = "torch.cat([one(a, 2 ** depth) for a, depth in pairs])"
 # Mutants that agree with the solution wherever the statement asks for an answer.
 EQUAL = {
+    "lesson01.alignment_by_hand": even("g", "x")
+    | homogeneous("g")
+    | at_most_one("x")
+    # The absolute value is taken of products, and grey values are not negative.
+    | signless("x.flatten(1)")
+    | {
+        "torch.cosine_similarity(x.flatten(1), g.flatten(1)) → "
+        "torch.cosine_similarity(g.flatten(1), x.flatten(1))",
+        "g.flatten → (-g).flatten",
+        "x.flatten → (-x).flatten",
+        "x * g → -x * g",
+        "x * g → x * -g",
+    },
     "lesson01.on_ink": even("g", "x")
     | homogeneous("g")
     | at_most_one("x")
