@@ -18,6 +18,7 @@ SIGNLESS = {
     "lesson01.alignment_by_hand": {"x", "result"},
     "lesson01.on_ink": {"x", "share_on_black", "result"},
     "lesson01.loss_gradient": {"x", "p", "i", "leaf"},
+    "lesson02.attack_direction": {"x", "prediction", "rival", "rows", "len", "norm"},
     "lesson02.by_samples": {"x", "decision", "k", "other", "_nearest", "found", "result"},
     "lesson02.certificate": {"rho", "result"},
     "lesson03.angle": {"result"},
@@ -118,6 +119,13 @@ EQUAL = {
     | signless("of(model(leaf).softmax(1).amax(1))")  # −log p of a probability
     | signless("x.clone()", "x.clone().requires_grad_(True)")  # grey values
     | {"p.log → (-p).log"},  # in a default that the solution of another exercise replaces
+    "lesson02.attack_direction": at_most_one("x")
+    # Entries of unit vectors are at most 1; the class that wins is the one by default.
+    | signless("norm(downhill).view(-1, 1, 1, 1)", "norm(v).view(-1, 1, 1, 1)")
+    | {
+        "(result).clamp(max=1)",
+        "saliency_map(model, x, target=prediction) → saliency_map(model, x)",
+    },
     "lesson02.by_samples": even("x", "decision")
     | homogeneous("decision")
     | exchanged(("x[counts]", "point"))
