@@ -26,6 +26,7 @@ SIGNLESS = {
     "lesson04.subtract": {"top", "winner", "lengths", "distances", "result"},
     "lesson05.foot": {"value"},
     "lesson05.probabilities": {"margin", "rho", "m", "r", "value", "slope", "tanh", "result"},
+    "lesson05.lipschitz": {"i", "j", "winner", "length", "steepest", "differences", "result"},
     "lesson06.fold": {"s"},
     "lesson07.gap_from_angle": {"size", "degrees", "angle", "deg2rad", "sin", "result"},
     "lesson07.rho_from_alpha": {"a", "alpha", "layers", "depth", "degree", "one", "result"},
@@ -94,6 +95,8 @@ INSIDE = "sum((inner(g, v.expand_as(g))[:, None] * v for v in basis))"
 LOSS = "cross_entropy(scores, torch.ones(len(m), dtype=torch.long)"
 LABELS = "torch.randint(2, (batch_size,), generator=dice)"
 MEASURED = "torch.cat([one(a, 2 ** depth) for a, depth in pairs])"
+EIGENVALUES = "torch.linalg.eigvalsh(weight @ weight.T)"
+LIPSCHITZ = "_over(net, x, lambda i, j: _steepest(net) * (outer[i] - outer[j]).norm())"
 # Mutants that agree with the solution wherever the statement asks for an answer.
 EQUAL = {
     "lesson01.alignment_by_hand": even("g", "x")
@@ -187,6 +190,36 @@ EQUAL = {
     "lesson05.probabilities": even("margin", "rho")  # sinh(m)/m is even; a distance has no sign
     | signless("r.view(1, 1)", "torch.cat(values)")
     | {"m / r → -m / r", "m / r → m / -r", "margin / 2 → -margin / 2", "r.view → (-r).view"},
+    # Norms, margins of the winner and positions are not negative; ‖v_i − v_j‖ is symmetric.
+    "lesson05.lipschitz": exchanged(
+        ("outer[i]", "outer[j]"), ("outer[winner][:, None]", "outer")
+    )
+    | signless(
+        "(scores[i] - scores[j]) / length(i, j)",
+        "(top[:, None] - logits) / (steepest * differences)",
+        LIPSCHITZ,
+        f"{LIPSCHITZ}.amin(1)",
+        "_steepest(net) * (outer[i] - outer[j]).norm()",
+        "_steepest(net)",
+        "length(i, j)",
+        "quotients.nan_to_num(torch.inf)",
+        "quotients.nan_to_num(torch.inf).amin(1)",
+        "scores[i] - scores[j]",
+        "steepest * differences",
+        "top[:, None] - logits",
+        f"{EIGENVALUES}",
+        f"{EIGENVALUES}[-1]",
+        "torch.linalg.matrix_norm(net[1].weight, 2)",
+        "torch.stack(rest)",
+        "torch.stack(rows)",
+    )
+    | {
+        "(result).clamp(min=0)",
+        "abs(result)",
+        "length(i, j) → length(j, i)",
+        "quotients.nan_to_num → abs(quotients).nan_to_num",
+        "weight @ weight.T → weight.T @ weight",
+    },
     "lesson06.fold": {  # of a batch of one, or of two of the same
         "gradients[0] → gradients[-1]",
         "torch.zeros(1, weight.shape[1]) → torch.zeros(2, weight.shape[1])",
