@@ -27,6 +27,7 @@ SIGNLESS = {
     "lesson05.foot": {"value"},
     "lesson05.probabilities": {"margin", "rho", "m", "r", "value", "slope", "tanh", "result"},
     "lesson05.lipschitz": {"i", "j", "winner", "length", "steepest", "differences", "result"},
+    "lesson06.beta": {"x", "i", "isinstance"},
     "lesson06.fold": {"s"},
     "lesson07.gap_from_angle": {"size", "degrees", "angle", "deg2rad", "sin", "result"},
     "lesson07.rho_from_alpha": {"a", "alpha", "layers", "depth", "degree", "one", "result"},
@@ -219,6 +220,22 @@ EQUAL = {
         "length(i, j) → length(j, i)",
         "quotients.nan_to_num → abs(quotients).nan_to_num",
         "weight @ weight.T → weight.T @ weight",
+    },
+    "lesson06.beta": ONE_NUMBER
+    | at_most_one("x")
+    | signless("x[0]", "logits.argmax(1).item()")
+    # A batch of one image; a network whose gradients have never been computed.
+    | {
+        "(0, i) → (-1, i)",
+        "logits.argmax(1) → logits.argmax()",
+        "net(x).amax() → net(x).max()",
+        "net.zero_grad() → net",
+        "without net.zero_grad()",
+        "x := (x).flip(0)",
+        "x := (x).mean(0, keepdim=True).expand_as(x)",
+        "x := (x)[:1].expand_as(x)",
+        "x[0] → x",
+        "x[0] → x[-1]",
     },
     "lesson06.fold": {  # of a batch of one, or of two of the same
         "gradients[0] → gradients[-1]",
