@@ -192,9 +192,7 @@ EQUAL = {
     | signless("r.view(1, 1)", "torch.cat(values)")
     | {"m / r → -m / r", "m / r → m / -r", "margin / 2 → -margin / 2", "r.view → (-r).view"},
     # Norms, margins of the winner and positions are not negative; ‖v_i − v_j‖ is symmetric.
-    "lesson05.lipschitz": exchanged(
-        ("outer[i]", "outer[j]"), ("outer[winner][:, None]", "outer")
-    )
+    "lesson05.lipschitz": exchanged(("outer[i]", "outer[j]"), ("outer[winner][:, None]", "outer"))
     | signless(
         "(scores[i] - scores[j]) / length(i, j)",
         "(top[:, None] - logits) / (steepest * differences)",
