@@ -41,7 +41,7 @@ CODE = {
 WITHOUT_CODE = {
     "prop-lipschitz", "prop-shift", "def-homogeneous", "lem-euler", "cor-collapse",
     "prop-worst-loss", "prop-noise", "def-coarse", "prop-coarse", "prop-black",
-    "prop-bias-factor", "prop-exponents", "prop-origin", "def-centred", "prop-centred",
+    "prop-bias-factor", "prop-exponents", "prop-origin", "def-centred", "prop-centred", "prop-trivial",
 }  # fmt: skip
 
 

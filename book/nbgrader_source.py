@@ -11,7 +11,7 @@ from pathlib import Path
 
 import nbformat
 
-STATED = re.compile(r"Exercise (\d+\.\d) · .+ · (★+)")
+STATED = re.compile(r"\{exercise\} \w+ · \d+ minutes · (★+)\n:label: (ex-[\w-]+)")
 RECORD = re.compile(r'"(recorded/[\w-]+)"')
 CHECK = re.compile(r"exercises\.(\w+)\.check\((.+)\)$")
 
@@ -31,14 +31,14 @@ def mark(cell, name: str, points: int = 0, *, answer: bool = False):
 
 def convert(notebook):
     """Turn a lesson into the source of an assignment, in place."""
-    kept, number, points, coded = [], None, 0, False
+    kept, label, points, coded = [], None, 0, False
     for cell, following in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
         if stated := STATED.search(cell.source):
-            number, points, coded = stated[1], len(stated[2]), False
+            points, label, coded = len(stated[1]), stated[2], False
         if "solution" not in cell.metadata.get("tags", []):
             kept.append(cell)
-        elif f"Solution of {number}" in cell.source and not coded:
-            mark(cell, f"exercise-{number.replace('.', '-')}", points, answer=True)
+        elif f"{{solution}} {label}\n" in cell.source and not coded:
+            mark(cell, label, points, answer=True)
             kept.append(cell)
         if check := CHECK.match(cell.source):
             coded, (name, answer) = True, check.groups()

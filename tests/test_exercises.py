@@ -33,6 +33,8 @@ MISTAKES = [
     for k, hint in enumerate(one.values[0].mistakes)
 ]
 
+STATED = re.compile(r"\{exercise\} (\w+) · (\d+) minutes · (★+)\n:label: (ex-[\w-]+)\n")
+
 
 @pytest.fixture(autouse=True, params=[torch.float32, torch.float64], ids=str)
 def default_dtype(request):
@@ -149,11 +151,9 @@ def test_a_lesson_has_its_exercises_in_the_pattern(module):
     cells = json.loads(NOTEBOOKS[module].read_text(encoding="utf-8"))["cells"]
     texts = ["".join(cell["source"]) for cell in cells]
     tags = [cell["metadata"].get("tags", []) for cell in cells]
-    number = int(module[-2:])
-    stated = [n for text in texts for n in re.findall(r"Exercise (\d+\.\d) ·", text)]
-    assert stated == [f"{number}.{k + 1}" for k in range(len(stated))]
-    assert 3 <= len(stated) <= 5
-    assert all(re.search(r"· \w+ · \d+ minutes · ★", t) for t in texts if t.find("} Exercise ") > 0)
+    stated = [label for text in texts for *_, label in STATED.findall(text)]
+    assert len(set(stated)) == len(stated) == sum(text.count("{exercise}") for text in texts)
+    assert 3 <= len(stated) <= 6
     assert any("## Exercises" in text for text in texts)
     coded = exercises(module)
     assert len(coded) >= 2
@@ -166,21 +166,38 @@ def test_a_lesson_has_its_exercises_in_the_pattern(module):
         assert {"solution", "hide-cell"} <= set(tags[k + 1])
         assert cells[k + 1]["metadata"]["jupyter"]["source_hidden"]
         assert "solution" not in tags[k - 1] + tags[k]
-    worked = {n for t, g in zip(texts, tags, strict=True) if "solution" in g for n in solved(t)}
-    assert set(stated) == worked | {s for k, s in attached(texts, coded)}
+    worked = {
+        label for t, g in zip(texts, tags, strict=True) if "solution" in g for label in solved(t)
+    }
+    assert set(stated) == worked | {label for label, name in attached(texts, coded)}
     for text, tag in zip(texts, tags, strict=True):
-        assert not re.search(r"Solution of \d", text) or "solution" in tag
+        assert "{solution}" not in text or "solution" in tag
 
 
 def solved(text):
-    return re.findall(r"Solution of (\d+\.\d)", text)
+    return re.findall(r"\{solution\} (ex-[\w-]+)\n:class: dropdown\n", text)
 
 
 def attached(texts, coded):
-    """Coded exercises, with the number of the exercise that was stated last before their check."""
+    """Coded exercises, with the label of the exercise that was stated last before their check."""
     last = None
     for text in texts:
-        last = (re.findall(r"Exercise (\d+\.\d) ·", text) or [last])[-1]
+        last = ([label for *_, label in STATED.findall(text)] or [last])[-1]
         for name in coded:
             if text.startswith(f"exercises.{name}.check("):
-                yield name, last
+                assert last == f"ex-{name.replace('_', '-')}"
+                yield last, name
+
+
+def test_labels_of_exercises_are_those_of_one_exercise_each():
+    labels = [label for path in NOTEBOOKS.values() for *_, label in STATED.findall(markdown(path))]
+    assert len(labels) == len(set(labels))
+    for path in NOTEBOOKS.values():
+        text = markdown(path)
+        assert set(solved(text)) <= {label for *_, label in STATED.findall(text)}
+        assert set(re.findall(r"\{ref\}`(ex-[\w-]+)`", text)) <= set(labels)
+
+
+def markdown(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")

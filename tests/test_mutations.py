@@ -15,8 +15,10 @@ from lesson_utils.checks import DRAWS
 
 # Names of what is never negative where the statement asks; "result" is the answer itself.
 SIGNLESS = {
+    "lesson01.alignment_by_hand": {"x", "result"},
     "lesson01.on_ink": {"x", "share_on_black", "result"},
     "lesson01.loss_gradient": {"x", "p", "i", "leaf"},
+    "lesson02.attack_direction": {"x", "prediction", "rival", "rows", "len", "norm"},
     "lesson02.by_samples": {"x", "decision", "k", "other", "_nearest", "found", "result"},
     "lesson02.certificate": {"rho", "result"},
     "lesson03.angle": {"result"},
@@ -24,6 +26,8 @@ SIGNLESS = {
     "lesson04.subtract": {"top", "winner", "lengths", "distances", "result"},
     "lesson05.foot": {"value"},
     "lesson05.probabilities": {"margin", "rho", "m", "r", "value", "slope", "tanh", "result"},
+    "lesson05.lipschitz": {"i", "j", "winner", "length", "steepest", "differences", "result"},
+    "lesson06.beta": {"x", "i", "isinstance"},
     "lesson06.fold": {"s"},
     "lesson07.gap_from_angle": {"size", "degrees", "angle", "deg2rad", "sin", "result"},
     "lesson07.rho_from_alpha": {"a", "alpha", "layers", "depth", "degree", "one", "result"},
@@ -92,8 +96,23 @@ INSIDE = "sum((inner(g, v.expand_as(g))[:, None] * v for v in basis))"
 LOSS = "cross_entropy(scores, torch.ones(len(m), dtype=torch.long)"
 LABELS = "torch.randint(2, (batch_size,), generator=dice)"
 MEASURED = "torch.cat([one(a, 2 ** depth) for a, depth in pairs])"
+EIGENVALUES = "torch.linalg.eigvalsh(weight @ weight.T)"
+LIPSCHITZ = "_over(net, x, lambda i, j: _steepest(net) * (outer[i] - outer[j]).norm())"
 # Mutants that agree with the solution wherever the statement asks for an answer.
 EQUAL = {
+    "lesson01.alignment_by_hand": even("g", "x")
+    | homogeneous("g")
+    | at_most_one("x")
+    # The absolute value is taken of products, and grey values are not negative.
+    | signless("x.flatten(1)")
+    | {
+        "torch.cosine_similarity(x.flatten(1), g.flatten(1)) → "
+        "torch.cosine_similarity(g.flatten(1), x.flatten(1))",
+        "g.flatten → (-g).flatten",
+        "x.flatten → (-x).flatten",
+        "x * g → -x * g",
+        "x * g → x * -g",
+    },
     "lesson01.on_ink": even("g", "x")
     | homogeneous("g")
     | at_most_one("x")
@@ -104,6 +123,13 @@ EQUAL = {
     | signless("of(model(leaf).softmax(1).amax(1))")  # −log p of a probability
     | signless("x.clone()", "x.clone().requires_grad_(True)")  # grey values
     | {"p.log → (-p).log"},  # in a default that the solution of another exercise replaces
+    "lesson02.attack_direction": at_most_one("x")
+    # Entries of unit vectors are at most 1; the class that wins is the one by default.
+    | signless("norm(downhill).view(-1, 1, 1, 1)", "norm(v).view(-1, 1, 1, 1)")
+    | {
+        "(result).clamp(max=1)",
+        "saliency_map(model, x, target=prediction) → saliency_map(model, x)",
+    },
     "lesson02.by_samples": even("x", "decision")
     | homogeneous("decision")
     | exchanged(("x[counts]", "point"))
@@ -165,6 +191,50 @@ EQUAL = {
     "lesson05.probabilities": even("margin", "rho")  # sinh(m)/m is even; a distance has no sign
     | signless("r.view(1, 1)", "torch.cat(values)")
     | {"m / r → -m / r", "m / r → m / -r", "margin / 2 → -margin / 2", "r.view → (-r).view"},
+    # Norms, margins of the winner and positions are not negative; ‖v_i − v_j‖ is symmetric.
+    "lesson05.lipschitz": exchanged(("outer[i]", "outer[j]"), ("outer[winner][:, None]", "outer"))
+    | signless(
+        "(scores[i] - scores[j]) / length(i, j)",
+        "(top[:, None] - logits) / (steepest * differences)",
+        LIPSCHITZ,
+        f"{LIPSCHITZ}.amin(1)",
+        "_steepest(net) * (outer[i] - outer[j]).norm()",
+        "_steepest(net)",
+        "length(i, j)",
+        "quotients.nan_to_num(torch.inf)",
+        "quotients.nan_to_num(torch.inf).amin(1)",
+        "scores[i] - scores[j]",
+        "steepest * differences",
+        "top[:, None] - logits",
+        f"{EIGENVALUES}",
+        f"{EIGENVALUES}[-1]",
+        "torch.linalg.matrix_norm(net[1].weight, 2)",
+        "torch.stack(rest)",
+        "torch.stack(rows)",
+    )
+    | {
+        "(result).clamp(min=0)",
+        "abs(result)",
+        "length(i, j) → length(j, i)",
+        "quotients.nan_to_num → abs(quotients).nan_to_num",
+        "weight @ weight.T → weight.T @ weight",
+    },
+    "lesson06.beta": ONE_NUMBER
+    | at_most_one("x")
+    | signless("x[0]", "logits.argmax(1).item()")
+    # A batch of one image; a network whose gradients have never been computed.
+    | {
+        "(0, i) → (-1, i)",
+        "logits.argmax(1) → logits.argmax()",
+        "net(x).amax() → net(x).max()",
+        "net.zero_grad() → net",
+        "without net.zero_grad()",
+        "x := (x).flip(0)",
+        "x := (x).mean(0, keepdim=True).expand_as(x)",
+        "x := (x)[:1].expand_as(x)",
+        "x[0] → x",
+        "x[0] → x[-1]",
+    },
     "lesson06.fold": {  # of a batch of one, or of two of the same
         "gradients[0] → gradients[-1]",
         "torch.zeros(1, weight.shape[1]) → torch.zeros(2, weight.shape[1])",

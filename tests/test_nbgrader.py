@@ -33,7 +33,7 @@ def test_every_exercise_is_an_answer_with_points(module):
     nbformat.validate(notebook)
     cells = graded(notebook)
     assert len(cells) == sum("nbgrader" in cell.metadata for cell in notebook.cells)
-    stars = [len(found[2]) for cell in lesson.cells if (found := STATED.search(cell.source))]
+    stars = [len(found[1]) for cell in lesson.cells if (found := STATED.search(cell.source))]
     checks = {name: cell for name, cell in cells.items() if name.endswith("-check")}
     assert sum(c.metadata.nbgrader.get("points", 0) for c in cells.values()) == sum(stars)
     assert {name.removesuffix("-check") for name in checks} == set(exercises(module))
@@ -49,7 +49,7 @@ def test_no_solution_is_left_outside_the_answers(module):
     notebook = converted(module)
     for cell in notebook.cells:
         text = "" if cell.metadata.get("nbgrader", {}).get("solution") else cell.source
-        assert "Solution of" not in text and "BEGIN SOLUTION" not in text
+        assert "{solution}" not in text and "BEGIN SOLUTION" not in text
         assert "solution" not in cell.metadata.get("tags", []) or not text
 
 

@@ -35,7 +35,7 @@ def test_marked_cells(path):
     assert sum("plots.show(" in "".join(cell["source"]) for cell in marked) >= 2
     for cell in marked:
         assert "solution" not in cell["metadata"].get("tags", [])
-        assert not re.search(r"Exercise \d\.\d ·|exercises\.", "".join(cell["source"]))
+        assert not re.search(r"\{exercise\}|exercises\.", "".join(cell["source"]))
         kind = cell["metadata"]["slideshow"]["slide_type"]
         assert kind in ("slide", "subslide", "fragment", "-", "notes")
 
@@ -50,7 +50,9 @@ def test_slides(written, path):
     for slide in slides:
         assert len(slide.find_all(["h1", "h2"])) <= 1
         texts = " ".join(text.text for text in slide.find_all(class_="jp-RenderedMarkdown"))
-        assert not re.search(r"\{(prf|eq|cite|py|admonition|important)\b|```|:label:|\(eq-", texts)
+        assert not re.search(
+            r"\{(prf|ref|eq|cite|py|admonition|exercise|important)\b|```|:label:|\(eq-", texts
+        )
     # nothing is loaded but what lies beside the slides
     loaded = [tag.get("src") or tag.get("href") for tag in soup.select("[src], link[href]")]
     assert {address for address in loaded if not address.startswith("data:")} == {

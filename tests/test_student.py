@@ -33,7 +33,7 @@ def test_no_solution_is_left_in_the_student_version(student):
         assert [cell["id"] for cell in left] == [c["id"] for c in whole if c not in tagged]
         text = "\n".join("".join(cell["source"]) for cell in left)
         assert not any("".join(cell["source"]) in text for cell in tagged)
-        assert "Solution of" not in text and "assert exercises." not in text
+        assert "{solution}" not in text and "assert exercises." not in text
         assert "exercises." in text
         assert not any(cell.get("outputs") for cell in left)
 

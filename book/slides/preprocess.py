@@ -39,7 +39,7 @@ def plain(source: str, titles: dict[str, str]) -> str:
     """Text without roles, equation labels and links to notebooks."""
     for pattern, replacement in ROLES.items():
         source = re.sub(pattern, replacement, source, flags=re.M | re.S)
-    return re.sub(r"\{prf:ref\}`([\w-]+)`", lambda label: titles[label[1]], source)
+    return re.sub(r"\{(?:prf:)?ref\}`([\w-]+)`", lambda label: titles[label[1]], source)
 
 
 def blocks(source: str):
@@ -84,14 +84,17 @@ def pages(source: str, slide_type: str):
 
 
 def labelled() -> dict[str, str]:
-    """Titles of all definitions, theorems, … of the book, by label: lessons refer to each other."""
+    """Titles of definitions, theorems, exercises, … by label: lessons refer to each other."""
     titles = {}
     for path in LESSONS.glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         texts = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        exercises = 0
         for _, kind, name, options, _ in DIRECTIVE.findall(texts):
+            exercises += kind == "exercise"
             for label in re.findall(r"^:label: (.*)", options, flags=re.M):
-                titles[label] = title(kind, name)
+                number = f"Exercise {int(path.name[:2])}.{exercises}"
+                titles[label] = number if kind == "exercise" else title(kind, name)
     return titles
 
 

@@ -49,6 +49,47 @@ def _mean_map(model, x):
     return _loss_gradient(model, x) + saliency_map(model, x)
 
 
+def _maps_of_all_lengths(dice):
+    """Maps of all lengths; the first two follow their images, with and against."""
+    x, g = _images_and_maps(dice)
+    g[:2] += torch.tensor([5.0, -5.0]).view(2, 1, 1, 1) * x[:2]
+    return x, g * 10 ** (2 * torch.rand(6, 1, 1, 1, generator=dice) - 1)
+
+
+alignment_by_hand = Exercise(
+    solution=lambda x, g: (
+        norm(x) * torch.cosine_similarity(x.flatten(1), g.flatten(1)).abs()
+    ),
+    inputs=_maps_of_all_lengths,
+    shows="Twice the map has the same alignment, twice the image has twice as much.",
+    mistakes={
+        "some of the inner products are negative. Did you forget the absolute value?": (
+            lambda x, g: inner(x, g) / norm(g)
+        ),
+        "a map that is twice as long would count twice. Did you divide by its length?": (
+            lambda x, g: inner(x, g).abs()
+        ),
+        "this is the cosine, a number without unit. Only the length of the map is taken out.": (
+            lambda x, g: inner(x, g).abs() / (norm(x) * norm(g))
+        ),
+        "you divided by the square of the length of the map.": (
+            lambda x, g: inner(x, g).abs() / norm(g) ** 2
+        ),
+        "⟨x, |g|⟩ counts what speaks against as if it spoke for. The absolute value stands outside.": (
+            lambda x, g: inner(x, g.abs()) / norm(g)
+        ),
+        "you divided by the length of all maps together. Each sample has a map of its own.": (
+            lambda x, g: inner(x, g).abs() / g.norm()
+        ),
+        "you divided by the length of the image. Which of the two lengths is taken out?": (
+            lambda x, g: inner(x, g).abs() / norm(x)
+        ),
+        "you averaged over the batch; one number for each sample is asked for.": (
+            lambda x, g: alignment(x, g).mean()
+        ),
+    },
+)
+
 on_ink = Exercise(
     solution=_on_ink,
     inputs=_images_and_maps,

@@ -2,9 +2,76 @@
 
 import torch
 
-from lesson_utils import BinaryClassifier
+from lesson_utils import BinaryClassifier, jacobian, saliency_map
 from lesson_utils.autograd import norm
 from lesson_utils.checks import Exercise, Progress
+from lesson_utils.models import mlp
+
+
+def _network_and_classes(dice):
+    """A network of 4 classes, images that it decides, and for each a rival at random."""
+    model = mlp([6, 12, 4])
+    for p in model.parameters():
+        p.data = 2 * torch.randn(p.shape, generator=dice)
+    x = torch.rand(5, 1, 2, 3, generator=dice)
+    prediction = model(x).argmax(1)
+    rival = (prediction + torch.randint(1, 4, (5,), generator=dice)) % 4
+    return model, x, prediction, rival
+
+
+def _unit(v):
+    return v / norm(v).view(-1, 1, 1, 1)
+
+
+def _attack_direction(model, x, prediction, rival):
+    _, gradients = jacobian(model, x)
+    rows = torch.arange(len(x))
+    return _unit(gradients[rows, rival] - gradients[rows, prediction])
+
+
+def _map(model, x, classes):
+    return saliency_map(model, x, target=classes)
+
+
+attack_direction = Exercise(
+    solution=_attack_direction,
+    inputs=_network_and_classes,
+    shows="Two saliency maps give the direction in which the margin falls fastest.",
+    mistakes={
+        "in this direction the margin grows. Which way does it fall?": (
+            lambda model, x, prediction, rival: (
+                -_attack_direction(model, x, prediction, rival)
+            )
+        ),
+        "the score of the winner falls fastest there. The margin is a difference of two scores.": (
+            lambda model, x, prediction, rival: (
+                -_unit(_map(model, x, prediction))
+            )
+        ),
+        "the score of the rival rises fastest there. The margin is a difference of two scores.": (
+            lambda model, x, prediction, rival: _unit(_map(model, x, rival))
+        ),
+        "the direction is right, the length is not: a unit vector is asked for.": (
+            lambda model, x, prediction, rival: (
+                _map(model, x, rival) - _map(model, x, prediction)
+            )
+        ),
+        "you made unit vectors before the difference was taken: another direction.": (
+            lambda model, x, prediction, rival: _unit(
+                _unit(_map(model, x, rival))
+                - _unit(_map(model, x, prediction))
+            )
+        ),
+        "you divided by the length of all directions together. Each image has one of its own.": (
+            lambda model, x, prediction, rival: (
+                torch.nn.functional.normalize(
+                    _map(model, x, rival) - _map(model, x, prediction),
+                    dim=(0, 1, 2, 3),
+                )
+            )
+        ),
+    },
+)
 
 
 def _samples_and_decisions(dice):

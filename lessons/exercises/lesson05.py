@@ -118,6 +118,111 @@ probabilities = Exercise(
 )
 
 
+def _relu_network_and_points(dice):
+    """A network of 4 classes with one hidden layer; output weights of different lengths."""
+    net = mlp([6, 10, 4])
+    for p in net.parameters():
+        p.data = torch.randn(p.shape, generator=dice)
+    net[3].weight.data *= torch.tensor([[0.3], [1.0], [2.0], [4.0]])
+    net[3].bias.data -= 40  # also the largest score may be negative
+    return net, 2 * torch.randn(24, 1, 2, 3, generator=dice)
+
+
+def _steepest(net):
+    """Largest singular value of the first weight matrix, by the eigenvalues of its square."""
+    weight = net[1].weight.detach()
+    return torch.linalg.eigvalsh(weight @ weight.T)[-1].sqrt()
+
+
+def _over(net, x, length):
+    """Margin over the length for the pair (winner, rival), for every rival; inf for i* itself."""
+    logits = net(x).detach()
+    rows = []
+    for scores in logits:
+        i = scores.argmax()
+        rest = [
+            (scores[i] - scores[j]) / length(i, j)
+            for j in range(len(scores))
+            if j != i
+        ]
+        rows.append(torch.stack(rest))
+    return torch.stack(rows)
+
+
+def _lipschitz(net, x):
+    outer = net[3].weight.detach()
+    return _over(
+        net, x, lambda i, j: _steepest(net) * (outer[i] - outer[j]).norm()
+    ).amin(1)
+
+
+def _of_second(net, x):
+    """The bound towards the class with the second largest logit only."""
+    logits, outer = net(x).detach(), net[3].weight.detach()
+    top, classes = logits.topk(2, dim=1)
+    length = (outer[classes[:, 0]] - outer[classes[:, 1]]).norm(dim=1)
+    return (top[:, 0] - top[:, 1]) / (_steepest(net) * length)
+
+
+def _with_length(length):
+    return lambda net, x: _over(
+        net, x, lambda i, j: length(net, i, j)
+    ).amin(1)
+
+
+lipschitz = Exercise(
+    solution=_lipschitz,
+    inputs=_relu_network_and_points,
+    shows="A slope that is nowhere exceeded gives a lower bound of ρ, with a proof and without a search.",
+    mistakes={
+        "with the root of the sum of squares the bound holds, but it is weaker than the one asked for.": (
+            _with_length(
+                lambda net, i, j: (
+                    net[1].weight.norm()
+                    * (net[3].weight[i] - net[3].weight[j]).norm()
+                ).detach()
+            )
+        ),
+        "the hidden layer stretches as well. Where is the largest singular value of W?": (
+            _with_length(
+                lambda net, i, j: (
+                    (net[3].weight[i] - net[3].weight[j]).norm().detach()
+                )
+            )
+        ),
+        "a margin is a difference of two scores, and so is the row that counts.": (
+            _with_length(
+                lambda net, i, j: (
+                    _steepest(net) * net[3].weight[i].norm().detach()
+                )
+            )
+        ),
+        "the lengths add up to more than the length of the difference: a bound, but a weaker one.": (
+            _with_length(
+                lambda net, i, j: (
+                    _steepest(net)
+                    * (net[3].weight[i].norm() + net[3].weight[j].norm())
+                ).detach()
+            )
+        ),
+        "the second largest logit need not give the smallest quotient. Ask all rivals.": _of_second,
+        "you took the largest quotient. Every margin must stay positive.": (
+            lambda net, x: _over(
+                net,
+                x,
+                lambda i, j: (
+                    _steepest(net)
+                    * (net[3].weight[i] - net[3].weight[j]).norm().detach()
+                ),
+            ).amax(1)
+        ),
+        "you averaged over the batch; one number for each sample is asked for.": (
+            lambda net, x: _lipschitz(net, x).mean()
+        ),
+    },
+)
+
+
 def progress():
     """The exercises of this lesson: done, or open."""
     return Progress(globals())

@@ -15,6 +15,79 @@ from lesson_utils.checks import Exercise, Progress
 from lesson_utils.models import Normalize, mlp
 
 
+def _network_and_image(dice):
+    """Three dense layers with biases of both signs, and one image with parts of either sign."""
+    net = mlp([6, 12, 8, 3])
+    for p in net.parameters():
+        p.data = torch.randn(p.shape, generator=dice)
+    return net, torch.rand(1, 1, 2, 3, generator=dice)
+
+
+def _winner(net, x):
+    """Score of the predicted class, and its inner product of image and gradient."""
+    logits, gradients = jacobian(net, x)
+    i = logits.argmax(1).item()
+    return logits[0, i], (gradients[0, i] * x[0]).sum()
+
+
+def _beta(net, x):
+    score, homogeneous = _winner(net, x)
+    return (score - homogeneous).detach()
+
+
+def _bias_terms(net, x):
+    net.zero_grad()
+    net(x).amax().backward()
+    layers = [layer for layer in net if isinstance(layer, nn.Linear)]
+    return [
+        (layer.bias.detach(), layer.bias.grad.clone()) for layer in layers
+    ]
+
+
+beta = Exercise(
+    solution=_beta,
+    inputs=_network_and_image,
+    shows="The biases of all layers together make up what the image does not: Ψ − ⟨x, ∇Ψ⟩.",
+    mistakes={
+        "this is the homogeneous part, ⟨x, ∇Ψ⟩. What do the biases add?": (
+            lambda net, x: _winner(net, x)[1].detach()
+        ),
+        "this is the whole score. Which part of it comes from the biases?": (
+            lambda net, x: _winner(net, x)[0].detach()
+        ),
+        "these are the derivatives alone. Each is multiplied by its bias.": (
+            lambda net, x: sum(d.sum() for b, d in _bias_terms(net, x))
+        ),
+        "these are the biases alone. How much of each arrives at the score?": (
+            lambda net, x: sum(b.sum() for b, d in _bias_terms(net, x))
+        ),
+        "contributions have signs, and cancel: do not add absolute values.": (
+            lambda net, x: sum(
+                (b * d).abs().sum() for b, d in _bias_terms(net, x)
+            )
+        ),
+        "this is the bias of the last layer. The layers before have biases, too.": (
+            lambda net, x: (
+                _bias_terms(net, x)[-1][0] * _bias_terms(net, x)[-1][1]
+            ).sum()
+        ),
+        "this is the bias of the first layer only.": (
+            lambda net, x: (
+                _bias_terms(net, x)[0][0] * _bias_terms(net, x)[0][1]
+            ).sum()
+        ),
+        "one class is asked for, the predicted one. You added up all scores.": (
+            lambda net, x: _beta_of_sum(net, x)
+        ),
+    },
+)
+
+
+def _beta_of_sum(net, x):
+    logits, gradients = jacobian(net, x)
+    return (logits.sum() - (gradients.sum(1) * x).sum()).detach()
+
+
 def _dense_and_shift(dice):
     """A dense layer, a mean of either sign, and a deviation below or above 1."""
     weight, bias = (

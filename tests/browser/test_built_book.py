@@ -45,6 +45,16 @@ def test_lesson_has_its_title_and_figures_and_no_traceback(html, lesson):
     assert "Traceback (most recent call last)" not in soup.get_text()
 
 
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_exercises_have_the_numbers_of_their_lesson(html, lesson):
+    soup = soup_of(html, lesson)
+    labels = re.findall(r"^:label: (ex-.*)", "\n".join(cells(lesson, "markdown")), flags=re.M)
+    chapter = int(Path(lesson).name[:2])
+    for k, label in enumerate(labels, start=1):
+        assert soup.find(id=label).p.get_text().startswith(f"Exercise {chapter}.{k} ")
+    assert len({tag["id"] for tag in soup.select("[id]")}) == len(soup.select("[id]"))
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_page_in_the_browser(page, address, name):
     page.goto(f"{address}/{name}.html", wait_until="networkidle")
