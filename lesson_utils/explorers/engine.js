@@ -166,11 +166,11 @@ function network({ shape, layers }, numbers) {
   return {
     /** Ψ(x) */
     scores: forward,
-    /** Ψ(x) and ∇Ψᵏ(x) of the classes k that are asked for: one forward, then one backward pass each */
-    gradients(x, classes = null) {
+    /** Ψ(x) and ∇Ψᵏ(x) of the classes that `classes` picks: one forward, then one backward pass each */
+    gradients(x, classes = (scores) => [...scores.keys()]) {
       const scores = forward(x);
       const gradient = (k) => (image ? order.forward(vjp(unit(k))) : vjp(unit(k)));
-      return { scores, gradients: (classes ?? [...scores.keys()]).map(gradient) };
+      return { scores, gradients: classes(scores).map(gradient) };
     },
   };
 }
@@ -196,7 +196,8 @@ const JOBS = {
     networks[key] = network(description, numbersOf(bytes, description.width));
   },
   scores: ({ network: key, images }) => images.map(networks[key].scores),
-  gradients: ({ network: key, image, classes }) => networks[key].gradients(image, classes),
+  map: ({ network: key, image }) => networks[key].gradients(image, (scores) => [scores.indexOf(Math.max(...scores))]),
+  gradients: ({ network: key, image }) => networks[key].gradients(image),
 };
 
 onmessage = ({ data }) => {
