@@ -14,28 +14,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .data import load_digits
 from .models import Normalize
 
 MAX_SCRIPT = 500_000
 """Largest size of a script in bytes: larger networks come in parts."""
 
 
-class BrowserNetwork(NamedTuple):
-    """A network as the browser's engine reads it."""
+class Packed(NamedTuple):
+    """Numbers for the browser: a network, or images."""
 
     description: dict
-    """Shape of an input, layers, and bytes a number."""
+    """What the numbers are; of a network the shape of an input, the layers and the bytes a number."""
     numbers: bytes
-    """All weights, one layer after the other, little-endian."""
+    """Of a network all weights, one layer after the other, little-endian."""
 
     @property
     def digest(self) -> str:
-        """A name that only this network has."""
+        """A name that nothing else has."""
         content = json.dumps(self.description).encode() + self.numbers
         return hashlib.sha256(content).hexdigest()[:12]
 
     def scripts(self) -> dict[str, str]:
-        """The network as scripts by file name, each of at most `MAX_SCRIPT` bytes.
+        """The same as scripts by file name, each of at most `MAX_SCRIPT` bytes.
 
         A page reads them as it needs them, from a server or from a file; numbers are in base64.
         """
@@ -50,7 +51,7 @@ class BrowserNetwork(NamedTuple):
         return files
 
 
-def for_browser(model: nn.Module, shape: Sequence[int]) -> BrowserNetwork:
+def for_browser(model: nn.Module, shape: Sequence[int]) -> Packed:
     """Description and weights of a model that the browser's engine can compute.
 
     The numbers are written with 2, 4 or 8 bytes, the fewest that hold every weight exactly: the
@@ -86,7 +87,16 @@ def for_browser(model: nn.Module, shape: Sequence[int]) -> BrowserNetwork:
     values = torch.cat(weights) if weights else torch.zeros(0, dtype=torch.float64)
     width, dtype = _narrowest(values)
     description = {"shape": list(shape), "width": width, "layers": layers}
-    return BrowserNetwork(description, values.to(dtype).numpy().astype(f"<f{width}").tobytes())
+    return Packed(description, values.to(dtype).numpy().astype(f"<f{width}").tobytes())
+
+
+def digits_for_browser() -> Packed:
+    """The digits of :func:`lesson_utils.data.load_digits`: 64 grey values 0 … 16 and a label each, training first."""
+    data = load_digits()
+    parts = ((data.x_train, data.y_train), (data.x_test, data.y_test))
+    rows = [torch.cat([(16 * x).flatten(1), y[:, None]], 1) for x, y in parts]
+    numbers = torch.cat(rows).round().to(torch.uint8).numpy().tobytes()
+    return Packed({"train": len(data.x_train)}, numbers)
 
 
 def _layers_of(module: nn.Module, name: str = "model") -> list[tuple[str, nn.Module]]:

@@ -1,4 +1,4 @@
-"""Sphinx extension: the weights of the recorded networks as scripts of the book.
+"""Sphinx extension: the weights of the recorded networks, and the digits, as scripts of the book.
 
 A page asks for a network by a name made from its weights (`lesson_utils.browser`). The scripts
 are written from the records when a book is built, and read when a reader asks for the network.
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sphinx.util import logging
 
-from lesson_utils.browser import for_browser
+from lesson_utils.browser import digits_for_browser, for_browser
 from lesson_utils.records import load_record, read_network
 
 RECORD = Path(__file__).resolve().parents[2] / "lessons" / "recorded" / "mnist"
@@ -24,16 +24,16 @@ def write_networks(app, exception):
         return
     folder = Path(app.outdir, FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
-    written = set()
     settings = load_record(RECORD)["settings"]
-    for path in sorted((RECORD / "models").glob("*.safetensors")):
-        network = for_browser(read_network(RECORD, path.stem, settings)[0], SHAPE)
-        written.add(network.digest)
-        for name, text in network.scripts().items():
-            (folder / name).write_text(text, encoding="utf-8")
+    names = [path.stem for path in sorted((RECORD / "models").glob("*.safetensors"))]
+    networks = [read_network(RECORD, name, settings)[0] for name in names]
+    packed = [digits_for_browser(), *(for_browser(network, SHAPE) for network in networks)]
+    for name, text in (file for one in packed for file in one.scripts().items()):
+        (folder / name).write_text(text, encoding="utf-8")
+    written = {one.digest for one in packed}
     for page in Path(app.outdir).glob("*/*.html"):
         for key in set(ASKED.findall(page.read_text(encoding="utf-8"))) - written:
-            logging.getLogger(__name__).warning("%s shows a network of no record: %s", page, key)
+            logging.getLogger(__name__).warning("%s asks for numbers that no script has: %s", page, key)
 
 
 def setup(app):

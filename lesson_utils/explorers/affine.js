@@ -62,7 +62,7 @@ function render({ model, el }) {
 
 const shared = (model) => ({
   x: list(2, model.get("view")), c: list(2, model.get("view")), z: list(2), v: list(2),
-  b: NUMBER, shift: NUMBER, three: TICK, third: list(3),
+  b: between(-3, 3), shift: between(-2, 2), three: TICK, third: list(3),
 });
 
 export default { render, shared };

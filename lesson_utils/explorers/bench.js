@@ -1,49 +1,5 @@
 // The robustness bench: draw an image; networks, computed in the page, answer with their maps and numbers.
 
-const BENCH = `
-.explorer .draw, .explorer .net { flex: 1 1 220px; min-width: 0; max-width: 340px; }
-.explorer canvas { width: 100%; max-width: 300px; aspect-ratio: 1; image-rendering: pixelated; display: block;
-  background: white; border: 1px solid #59636e; box-sizing: border-box; }
-.explorer .draw canvas { touch-action: none; cursor: crosshair; }
-.explorer canvas:focus-visible, .explorer select:focus-visible { outline: 3px solid ${INK}; outline-offset: 2px; }
-.explorer select { font: inherit; max-width: 100%; color: ${INK}; background: white; border: 1px solid #59636e;
-  border-radius: 4px; padding: 3px; grid-column: 1 / 3; }
-.explorer .pictures { display: grid; grid-template-columns: 1fr 1fr; gap: 6px; }
-.explorer figure { margin: 0; } .explorer figcaption { color: ${INK}; font-size: 14px; margin: 0 0 4px; text-align: left; }
-.explorer .net svg { max-width: 300px; flex: none; width: 100%; } .explorer .net svg text { font-size: 14px; }
-.explorer .side { flex-basis: 100%; }
-.explorer .buttons { display: flex; flex-wrap: wrap; gap: 6px; margin: 6px 0; }
-`;
-
-// Brown below zero, purple above: matplotlib's PuOr, as in the figures of the book.
-const SIGNED = ["7f3b08", "b35806", "e08214", "fdb863", "fee0b6", "f7f7f7", "d8daeb", "b2abd2", "8073ac", "542788", "2d004b"]
-  .map((hex) => [0, 2, 4].map((k) => parseInt(hex.slice(k, k + 2), 16)));
-
-/** Colour of t in [−1, 1]. */
-function signed(t) {
-  const place = 5 * (Math.min(1, Math.max(-1, t)) + 1), k = Math.min(9, Math.floor(place));
-  return SIGNED[k].map((value, c) => value + (place - k) * (SIGNED[k + 1][c] - value));
-}
-
-/** Paints colour(row · width + column) on a canvas of one point a pixel. */
-function paint(canvas, [, height, width], colour) {
-  const data = new ImageData(width, height);
-  for (let k = 0; k < width * height; k++) data.data.set([...colour(k), 255], 4 * k);
-  Object.assign(canvas, { width, height }).getContext("2d").putImageData(data, 0, 0);
-}
-
-const paintImage = (canvas, shape, x) => {
-  const area = shape[1] * shape[2];
-  paint(canvas, shape, (k) => [0, 1, 2].map((c) => 255 * x[(c % shape[0]) * area + k]));
-};
-
-/** A signed picture, its colours centred on zero and summed over the channels. */
-const paintSigned = (canvas, shape, v) => {
-  const area = shape[1] * shape[2];
-  const sums = Array.from({ length: area }, (_, k) => Array.from({ length: shape[0] }, (_, c) => v[c * area + k]).reduce((a, b) => a + b));
-  const limit = Math.max(...sums.map(Math.abs)) || 1;
-  paint(canvas, shape, (k) => signed(sums[k] / limit));
-};
 
 const DEPTH = 15; // what is drawn has 16 grey values: a hexadecimal digit a pixel in the address
 /** The nearest grey value, in the single precision of the images. */
@@ -128,30 +84,23 @@ function drawing(parent, model, ui) {
     context.fillRect(pen.column, pen.row, 1, 1);
   }
 
-  const label = make(parent, "label", {}, "image");
-  const select = make(label, "select", OWN_KEYS);
+  const controls = make(parent, "div");
+  const select = make(make(controls, "label", {}, "image"), "select", OWN_KEYS);
   const images = model.get("images");
   images.forEach((_, k) => make(select, "option", { value: k }, `image ${k + 1} of ${images.length}`));
   make(select, "option", { value: -1 }, "drawn by you");
   select.addEventListener("input", () => { if (select.value >= 0) ui.tell("x", images[select.value]); });
-  const tick = make(parent, "label", { class: "tick" });
+  const tick = make(controls, "label", { class: "tick" });
   const erase = make(tick, "input", { type: "checkbox", ...OWN_KEYS });
   make(tick, "span", {}, "erase instead of draw");
-  ui.button("Empty the image", () => ui.tell("x", model.get("x").map(() => 0)), make(parent, "div", { class: "buttons" }));
+  ui.button("Empty the image", () => ui.tell("x", model.get("x").map(() => 0)), make(controls, "div", { class: "buttons" }));
+  make(controls, "p", {}, "Draw with mouse or finger; or by keys: the arrows move the pen, space lowers and lifts it, delete erases.");
   const showAll = () => {
     show();
     select.value = images.findIndex((one) => one.every((value, k) => value === model.get("x")[k]));
   };
   model.on("change:x", showAll);
   showAll();
-}
-
-/** A picture with a caption; its label says what one sees. */
-function figure(parent, caption, kind = "canvas", attributes = {}) {
-  const box = make(parent, "figure");
-  const picture = make(box, kind, { role: "img", "aria-label": caption, ...attributes });
-  make(box, "figcaption", {}, caption);
-  return picture;
 }
 
 /** Bars of the scores, the largest dark. */
@@ -206,12 +155,15 @@ function column(parent, model, ui, key, title, ask) {
   /** Answer for the newest state; states that passed while the network was busy are left out. */
   async function update() {
     asked++;
+    box.dataset.state = "busy";
+    await ui.seen;
     if (answered) return;
     while (answered !== asked) {
       answered = asked;
       await answer(() => answered !== asked);
     }
     answered = 0;
+    box.dataset.state = "rest";
     ui.rest();
   }
 
@@ -323,10 +275,11 @@ function column(parent, model, ui, key, title, ask) {
 
 function render({ model, el }) {
   const ui = panel(el, model, () => {});
-  make(ui.root, "style").textContent = BENCH;
+  make(ui.root, "style").textContent = PICTURES;
   const ask = asking(model, ENGINE);
   const sentence = ui.sentence();
   let columns = [], timer = 0;
+  ui.seen = seen(el);
   ui.say = (text) => { sentence.textContent = text; };
   /** Say the numbers once nothing moves any more. */
   ui.rest = () => {
@@ -341,7 +294,7 @@ function render({ model, el }) {
 
 const shared = (model) => {
   const names = model.get("networks").map((one) => one.name);
-  return { x: image(model.get("images")), first: oneOf(names), second: oneOf(["", ...names]), c: NUMBER };
+  return { x: image(model.get("images")), first: oneOf(names), second: oneOf(["", ...names]), c: between(0, 2) };
 };
 
 export default { render, shared };

@@ -73,7 +73,11 @@ export function cell(weight, bias, i, view) {
 
 const number = (text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : undefined);
 const short = (value) => String(Number(value.toPrecision(6)));
-export const NUMBER = { text: short, value: number };
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+export const between = (low, high) => ({
+  text: short,
+  value: (text) => (number(text) === undefined ? undefined : clamp(number(text), low, high)),
+});
 export const TICK = { text: String, value: (text) => ({ true: true, false: false })[text] };
 /** A list of n numbers, none beyond ±limit. */
 export const list = (n, limit = Infinity) => ({
@@ -81,7 +85,7 @@ export const list = (n, limit = Infinity) => ({
   value(text) {
     const values = text.split(",").map(number);
     const good = values.length === n && !values.includes(undefined);
-    return good ? values.map((value) => Math.min(limit, Math.max(-limit, value))) : undefined;
+    return good ? values.map((value) => clamp(value, -limit, limit)) : undefined;
   },
 });
 /** One of some names. */
