@@ -157,7 +157,9 @@ export function panel(el, model, stage, clear = () => {}) {
     slider(key, name, low, high) {
       const label = make(side, "label", {}, name);
       const value = make(label, "output");
-      const input = make(label, "input", { type: "range", min: low, max: high, step: (high - low) / 100, ...OWN_KEYS });
+      // the label would name the output, the first that it can
+      const range = { type: "range", min: low, max: high, step: (high - low) / 100, "aria-label": name };
+      const input = make(label, "input", { ...range, ...OWN_KEYS });
       input.addEventListener("input", () => tell(key, Number(input.value)));
       ui.draw([key], () => { input.value = model.get(key); value.textContent = model.get(key).toFixed(2); });
     },

@@ -16,7 +16,7 @@ const texts = () => Object.fromEntries(
   Object.keys(shared).map((key) => [key, shared[key].text(state[key])]).filter(([key, text]) => text !== start[key]),
 );
 /** The value that the address has for a key, else the one of the page; what is no such value counts as none. */
-const addressed = (key, found) => shared[key].value(found[key] ?? "") ?? shared[key].value(start[key]);
+const addressed = (key, found) => (key in found ? shared[key].value(found[key]) : undefined) ?? shared[key].value(start[key]);
 for (const key in address.read()) if (key in shared) state[key] = addressed(key, address.read());
 address.write(texts());
 widget.render({ model, el: place });

@@ -41,7 +41,8 @@ function trainee(parent, model, ui, key, title) {
   const box = make(parent, "section", { class: "net", "aria-label": title, "data-network": key });
   const label = make(box, "label", {}, `λ, ${title}`);
   const value = make(label, "output");
-  const input = make(label, "input", { type: "range", min: 0, max: STRENGTHS.length - 1, step: 1, ...OWN_KEYS });
+  const range = { type: "range", min: 0, max: STRENGTHS.length - 1, step: 1, "aria-label": `λ, ${title}` };
+  const input = make(label, "input", { ...range, ...OWN_KEYS });
   input.addEventListener("input", () => ui.tell(key, STRENGTHS[input.value]));
   ui.draw([key], () => {
     input.value = STRENGTHS.indexOf(model.get(key));

@@ -209,9 +209,9 @@ def test_drawing_by_mouse_and_by_keys(page, address):
     assert found != before
     compare(found, recorded(0), x)
     canvas.focus()
-    assert canvas.evaluate("c => getComputedStyle(c).outlineStyle") == "solid"
     for key in ["ArrowLeft"] * 4 + ["Space"] + ["ArrowUp"] * 3 + ["Space", "ArrowLeft"]:
         page.keyboard.press(key)
+    assert canvas.evaluate("c => getComputedStyle(c).outlineStyle") == "solid"
     assert page.locator(f"{BENCH} .side p").first.text_content() == "Pen up, row 12, column 10."
     answered(page)
     more = drawn(page)
@@ -283,7 +283,7 @@ def walked(model, x):
 
 def test_the_scaled_image_follows_its_slider(page, address, images):
     opened(page, address)
-    slider = page.get_by_label("factor c of the scaled image")
+    slider = page.get_by_role("slider", name="factor c of the scaled image")
     for key, c in (("ArrowLeft", 0.98), ("Home", 0.0), ("End", 2.0)):
         slider.press(key)
         expected = recorded(0).double()(c * images[3:4].double())[0, 3].item()
@@ -300,7 +300,7 @@ def test_the_address_leads_back(page, address):
     assert "#" not in start, "the state that a page begins with needs no words"
     page.locator(f"{BENCH} [data-network=second] select").select_option("λ = 100")
     page.locator(f"{BENCH} .draw canvas").press("Space")
-    page.get_by_label("factor c of the scaled image").press("Home")
+    page.get_by_role("slider", name="factor c of the scaled image").press("Home")
     answered(page)
     found, second = shown(page), shown(page, "second")
     x = drawn(page)

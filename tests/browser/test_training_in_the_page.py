@@ -119,10 +119,10 @@ def test_sliders_by_keyboard_and_their_state_in_the_address(page, address):
     assert slider.get_attribute("aria-valuetext") == "1"
     page.wait_for_function("location.hash === '#training.second=1'")
     # the bench of the same page writes beside it, and neither takes what is the other's
-    page.get_by_label("factor c of the scaled image").press("Home")
+    page.get_by_role("slider", name="factor c of the scaled image").press("Home")
     page.wait_for_function("location.hash === '#training.second=1&network.c=0'")
     page.reload()
     page.locator(TRAINING).scroll_into_view_if_needed()
     ready(page)
     assert slider.get_attribute("aria-valuetext") == "1"
-    assert page.get_by_label("factor c of the scaled image").input_value() == "0"
+    assert page.get_by_role("slider", name="factor c of the scaled image").input_value() == "0"
