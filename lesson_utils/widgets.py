@@ -464,9 +464,11 @@ class TrainingExplorer(Explorer):
     """
 
     _esm = _with_engine("engine.js", "training.js") + _read("train.js")
+    STRENGTHS = (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+    """The penalties that the sliders offer."""
     digits = traitlets.Dict().tag(sync=True)
     first = traitlets.Float(0.0).tag(sync=True)
-    second = traitlets.Float(0.3).tag(sync=True)
+    second = traitlets.Float(1.0).tag(sync=True)
     seed = traitlets.Int(0, min=0).tag(sync=True)
 
     def __init__(self, **state):
@@ -477,9 +479,6 @@ class TrainingExplorer(Explorer):
         if proposal.value not in self.STRENGTHS:
             raise traitlets.TraitError(f"λ must be one of {self.STRENGTHS}, got {proposal.value}")
         return proposal.value
-
-    STRENGTHS = (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
-    """The penalties that the sliders offer."""
 
     def _page_state(self) -> dict:
         return super()._page_state() | {"digits": {"key": self.digits["key"]}}

@@ -208,7 +208,7 @@ def test_a_page_has_no_weights_and_no_network_that_needs_a_kernel(images, monkey
 
 
 def test_training_explorer_has_its_digits_in_lab_and_their_name_in_a_page(monkeypatch):
-    explorer = TrainingExplorer(second=1.0, seed=3)
+    explorer = TrainingExplorer(second=0.3, seed=3)
     packed = digits_for_browser()
     assert explorer.digits["numbers"] == packed.numbers
     monkeypatch.setenv("LESSONS_BOOK", "1")

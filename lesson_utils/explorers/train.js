@@ -57,20 +57,22 @@ function trainee(parent, model, ui, key, title) {
 function render({ model, el }) {
   const ui = panel(el, model, () => {});
   make(ui.root, "style").textContent = PICTURES + `
-.explorer .five { display: grid; grid-template-columns: repeat(5, 1fr); gap: 4px; flex: 1 1 100%; max-width: 340px; }
-.explorer .curves { flex: 1 1 100%; display: flex; flex-wrap: wrap; gap: 8px 20px; }
-.explorer .curves svg { flex: 1 1 260px; max-width: 340px; } .explorer .curves svg text { font-size: 13px; }`;
+.explorer .top { flex: 1 1 100%; }
+.explorer .top button { margin: 0 6px 6px 0; }
+.explorer .five { display: grid; grid-template-columns: repeat(5, 1fr); gap: 4px; max-width: 320px; }
+.explorer .curve { flex: 1 1 260px; min-width: 0; }
+.explorer .curve svg { width: 100%; max-width: 340px; }
+.explorer .curve svg text { font-size: 13px; }`;
   const engine = (workers[ENGINE] ??= started(ENGINE));
-  const controls = make(ui.root, "div", { class: "buttons" });
+  const controls = make(ui.root, "div", { class: "top" });
   const run = ui.button("Train", () => (running ? stop() : train()), controls);
   ui.button("Start again", () => restart(), controls);
   ui.button("Another seed", () => ui.tell("seed", model.get("seed") + 1), controls);
-  const five = make(ui.root, "div", { class: "five" });
+  const five = make(controls, "div", { class: "five" });
   const images = Array.from({ length: 5 }, (_, k) => make(five, "canvas", { role: "img", "aria-label": `digit ${k + 1}` }));
   const nets = [["first", "left network"], ["second", "right network"]].map((names) => trainee(ui.root, model, ui, ...names));
-  const curves = make(ui.root, "div", { class: "curves" });
   const [alphas, tildes] = ["median α", "median ρ̃"].map((name) => {
-    const box = make(curves, "div");
+    const box = make(ui.root, "div", { class: "curve" });
     const svg = make(box, "svg", { viewBox: "0 0 300 134", role: "img" });
     make(box, "div", { class: "caption" }, `${name} of ${WATCHED} test images; left network solid, right one dashed`);
     return svg;
