@@ -103,7 +103,9 @@ def _layers_of(module: nn.Module, name: str = "model") -> list[tuple[str, nn.Mod
     # A subclass with a `forward` of its own may do anything else with its layers.
     if type(module).forward is nn.Sequential.forward:
         return [
-            layer for key, part in module.named_children() for layer in _layers_of(part, f"{name}.{key}")
+            layer
+            for key, part in module.named_children()
+            for layer in _layers_of(part, f"{name}.{key}")
         ]
     return [(name, module)]
 

@@ -392,7 +392,9 @@ class NetworkExplorer(Explorer):
 
     def __init__(self, models: Mapping[str, nn.Module], images: Tensor, **state):
         if not isinstance(images, Tensor) or not images.is_floating_point():
-            raise TypeError("images must be a floating-point torch.Tensor: use images.float() / 255")
+            raise TypeError(
+                "images must be a floating-point torch.Tensor: use images.float() / 255"
+            )
         if images.ndim != 4 or len(images) == 0:
             raise ValueError(
                 f"images must have the shape (n, channels, height, width), got {tuple(images.shape)}"
@@ -440,7 +442,9 @@ class NetworkExplorer(Explorer):
             scores = model(x)
         result = scores.tolist()
         if job["job"] != "scores":
-            classes = range(scores.shape[1]) if job["job"] == "gradients" else [int(scores.argmax())]
+            classes = (
+                range(scores.shape[1]) if job["job"] == "gradients" else [int(scores.argmax())]
+            )
             targets = [torch.tensor([k], device=like.device) for k in classes]
             maps = [_as_list(saliency_map(model, x, target)) for target in targets]
             result = {"scores": result[0], "gradients": maps}

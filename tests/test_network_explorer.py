@@ -181,7 +181,9 @@ def test_the_kernel_answers_for_layers_that_the_engine_does_not_know(images):
     assert ["kernel" in network for network in explorer.networks] == [False, True]
     explorer.send = sent.append
     rows = [image.flatten().tolist() for image in images]
-    for number, (job, some) in enumerate([("scores", rows), ("map", rows[:1]), ("gradients", rows[:1])]):
+    for number, (job, some) in enumerate(
+        [("scores", rows), ("map", rows[:1]), ("gradients", rows[:1])]
+    ):
         content = {"job": job, "network": "smooth", "images": some, "id": number}
         explorer._handle_custom_msg(content, [])
     assert [answer["id"] for answer in sent] == [0, 1, 2]

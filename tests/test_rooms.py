@@ -31,11 +31,12 @@ MAY_IMPORT = {
     "models": set(),
     "data": set(),
     "training": {"validation", "autograd"},
+    "browser": {"models", "data"},
     "photographs": {"data", "files"},
     "records": {"attacks", "models", "data", "files"},
     "checks": set(),
     "plots": set(),
-    "widgets": {"plots", "toy"},
+    "widgets": {"plots", "toy", "saliency", "browser"},
     "experiments": {
         "files",
         "validation",
@@ -114,7 +115,7 @@ def test_the_house_stays_small():
     mathematics = sum(lines.pop(room) for room in MATHEMATICS)
     assert mathematics <= 450
     assert program <= 1150  # the paper's protocol: settings, runs that go on, merging, command line
-    assert sum(lines.values()) <= 2700  # toy models, attacks, data, training, pictures, …
+    assert sum(lines.values()) <= 2900  # toy models, attacks, data, training, pictures, …
 
 
 def public_functions():

@@ -33,7 +33,9 @@ def write_networks(app, exception):
     written = {one.digest for one in packed}
     for page in Path(app.outdir).glob("*/*.html"):
         for key in set(ASKED.findall(page.read_text(encoding="utf-8"))) - written:
-            logging.getLogger(__name__).warning("%s asks for numbers that no script has: %s", page, key)
+            logging.getLogger(__name__).warning(
+                "%s asks for numbers that no script has: %s", page, key
+            )
 
 
 def setup(app):

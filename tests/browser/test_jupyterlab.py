@@ -78,7 +78,9 @@ def lab(tmp_path_factory):
     code = notebook["cells"][0]
     cells = [code | {"id": "networks", "source": NETWORKS.strip()}]
     cells.append(code | {"source": 'print("the lesson" + " has run")'})
-    (folder / "networks.ipynb").write_text(json.dumps(notebook | {"cells": cells}), encoding="utf-8")
+    (folder / "networks.ipynb").write_text(
+        json.dumps(notebook | {"cells": cells}), encoding="utf-8"
+    )
     settings = home / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)  # all cells in the page at once, not only those in view
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')

@@ -271,7 +271,9 @@ def walked(model, x):
         m = measure(model, y)
         leaf = y.clone().requires_grad_(True)
         scores = model(leaf)
-        (normal,) = torch.autograd.grad((scores[0, m.prediction] - scores[0, m.runner_up]).sum(), leaf)
+        (normal,) = torch.autograd.grad(
+            (scores[0, m.prediction] - scores[0, m.runner_up]).sum(), leaf
+        )
         y = y - (1.02 * m.linearized_robustness + 1e-3 * first) / normal.norm() * normal
     inside, outside = 0.0, 1.0
     for _ in range(20):
@@ -290,7 +292,9 @@ def test_the_scaled_image_follows_its_slider(page, address, images):
         close = "([cell, value]) => Math.abs(Number(cell.dataset.value) - value) < 1e-6"
         cell = page.locator(f"{BENCH} [data-network=first] [data-name=scaled]").element_handle()
         page.wait_for_function(close, arg=[cell, expected])
-    label = page.locator(f"{BENCH} [data-network=first] svg[viewBox='0 0 300 156']").get_attribute("aria-label")
+    label = page.locator(f"{BENCH} [data-network=first] svg[viewBox='0 0 300 156']").get_attribute(
+        "aria-label"
+    )
     assert f"β = {shown(page)['beta']:.2f}" in label
 
 
@@ -306,7 +310,9 @@ def test_the_address_leads_back(page, address):
     x = drawn(page)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator(BENCH).get_by_role("button", name="Copy link").click()
-    page.wait_for_function("t => document.querySelector(t).textContent", arg=f"{BENCH} .share output")
+    page.wait_for_function(
+        "t => document.querySelector(t).textContent", arg=f"{BENCH} .share output"
+    )
     link = page.evaluate("navigator.clipboard.readText()")
     assert link == page.url != start
     page.goto("about:blank")
@@ -315,7 +321,10 @@ def test_the_address_leads_back(page, address):
     assert (shown(page), shown(page, "second")) == (found, second)
     assert torch.equal(drawn(page), x)
     page.evaluate("location.hash = ''")  # back to the beginning, without loading the page
-    page.wait_for_function("t => document.querySelector(t).value === 'λ = 1'", arg=f"{BENCH} [data-network=second] select")
+    page.wait_for_function(
+        "t => document.querySelector(t).value === 'λ = 1'",
+        arg=f"{BENCH} [data-network=second] select",
+    )
     assert page.complaints == []
 
 
@@ -345,7 +354,9 @@ def test_a_network_that_is_not_there_is_named(page, address):
     page.goto(f"{address}/{PAGE}.html")
     page.locator(BENCH).scroll_into_view_if_needed()
     sentence = page.locator(f"{BENCH} .side p").first
-    page.wait_for_function("p => /λ = 0: there is no .*-1.js/.test(p.textContent)", arg=sentence.element_handle())
+    page.wait_for_function(
+        "p => /λ = 0: there is no .*-1.js/.test(p.textContent)", arg=sentence.element_handle()
+    )
 
 
 def test_a_page_names_its_networks_by_their_weights(html):

@@ -69,7 +69,9 @@ def opened(page, place, state=""):
 def ready(page):
     rows = f"[...document.querySelectorAll('{TRAINING} [data-name=tilde]')]"
     page.wait_for_function(f"{rows}.length === 2", timeout=60_000)
-    page.locator(f"{TRAINING} .side p").first.get_by_text("Not trained yet").wait_for(timeout=60_000)
+    page.locator(f"{TRAINING} .side p").first.get_by_text("Not trained yet").wait_for(
+        timeout=60_000
+    )
 
 
 def numbers(page, which):
