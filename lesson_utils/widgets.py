@@ -326,6 +326,22 @@ class PlanarExplorer(PlaneExplorer):
         self.model = net
 
 
+class HuntExplorer(PlaneExplorer):
+    """Counterexample hunt: a claim about classifiers of the plane, and a search for one that breaks it.
+
+    Lessons 4 and 5. A claim compares two expressions by <, <=, =, >= or >, as in "rho <= alpha" or
+    "if margin <= margin2 then rho <= rho2". Its names are rho (exact), tilde, alpha, margin, norm,
+    bound and degree at a point x; with a 2 at a second point, with a 0 at x without any bias. What
+    breaks it is made simpler while it still does.
+    """
+
+    _esm = _read("core.js") + _read("random.js") + _read("hunt.js")
+    view = traitlets.Float(4.0, min=1e-6).tag(sync=True)
+    claim = traitlets.Unicode("rho <= alpha").tag(sync=True)
+    kind = traitlets.Enum(("affine", "ReLU network"), "affine").tag(sync=True)
+    seed = traitlets.Int(0, min=0).tag(sync=True)
+
+
 def _with_engine(*files: str) -> str:
     """What explorers with a worker share; the worker runs these files."""
     source = json.dumps("".join(map(_read, files)))
@@ -467,7 +483,7 @@ class TrainingExplorer(Explorer):
     Adam and double backpropagation written by hand; watch the maps, and the medians of α and ρ̃.
     """
 
-    _esm = _with_engine("engine.js", "training.js") + _read("train.js")
+    _esm = _with_engine("engine.js", "random.js", "training.js") + _read("train.js")
     STRENGTHS = (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
     """The penalties that the sliders offer."""
     digits = traitlets.Dict().tag(sync=True)

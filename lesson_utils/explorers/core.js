@@ -79,6 +79,7 @@ export const between = (low, high) => ({
   value: (text) => (number(text) === undefined ? undefined : clamp(number(text), low, high)),
 });
 export const TICK = { text: String, value: (text) => ({ true: true, false: false })[text] };
+export const WHOLE = { text: String, value: (text) => (/^\d{1,9}$/.test(text) ? Number(text) : undefined) };
 /** A list of n numbers, none beyond ±limit. */
 export const list = (n, limit = Infinity) => ({
   text: (values) => values.map(short).join(),
@@ -145,7 +146,7 @@ export function panel(el, model, stage, clear = () => {}) {
   const draw = () => { clear(); drawings.forEach((f) => f()); };
 
   const ui = {
-    root, side, tell,
+    root, side, tell, redraw: draw,
     /** Run f now and at every change of the state, whether by hand or from Python. */
     draw(keys, f) {
       drawings.push(f);

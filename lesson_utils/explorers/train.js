@@ -164,6 +164,5 @@ function render({ model, el }) {
 }
 
 const among = { text: String, value: (text) => (STRENGTHS.map(String).includes(text) ? Number(text) : undefined) };
-const whole = { text: String, value: (text) => (/^\d{1,9}$/.test(text) ? Number(text) : undefined) };
 
-export default { render, shared: () => ({ first: among, second: among, seed: whole }) };
+export default { render, shared: () => ({ first: among, second: among, seed: WHOLE }) };

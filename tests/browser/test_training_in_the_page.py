@@ -43,7 +43,9 @@ def test_gradient_of_the_penalised_objective_is_that_of_pytorch(page, sizes, str
         "strength": strength,
         "sizes": sizes,
     }
-    source = "".join((FOLDER / name).read_text() for name in ("engine.js", "training.js"))
+    source = "".join(
+        (FOLDER / name).read_text() for name in ("engine.js", "random.js", "training.js")
+    )
     found = page.evaluate(OBJECTIVE, [source, job])
     gradient = torch.tensor(found[2], dtype=torch.float64)
     assert ((gradient - expected).norm() / expected.norm()).item() < 1e-10
