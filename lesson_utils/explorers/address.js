@@ -38,7 +38,7 @@ function addressOf(place) {
     },
     /** A button that copies the address of the page with the state of this widget alone. */
     button(parent) {
-      const row = parent.appendChild(document.createElement("p"));
+      const row = parent.appendChild(document.createElement("div"));
       row.className = "share";
       const button = row.appendChild(document.createElement("button"));
       const said = row.appendChild(document.createElement("output"));

@@ -118,6 +118,7 @@ const STYLE = `
 .explorer button { font: inherit; padding: 3px 12px; color: ${INK}; background: #f0f2f4;
   border: 1px solid #59636e; border-radius: 4px; cursor: pointer; }
 .explorer p { margin: 8px 0 0; color: ${INK}; }
+.explorer .share { margin-top: 8px; }
 .explorer output { overflow-wrap: anywhere; }
 @media print { .explorer label, .explorer button, .explorer .share { display: none; } }
 `;

@@ -73,10 +73,16 @@ export function cellsOf(net, view) {
   }).filter(([, polygon]) => polygon.length > 2);
 }
 
-/** Exact ρ: the distance to the nearest cell of another class. For an affine classifier ρ̃ is exact. */
+const area = (polygon) =>
+  Math.abs(edges(polygon).reduce((total, [a, b]) => total + a[0] * b[1] - a[1] * b[0], 0)) / 2;
+
+/** Exact ρ: the distance to the nearest cell of another class. For an affine classifier ρ̃ is exact.
+ *  NaN where cells overlap: two classes tie on an area, and all would hang on the rule for ties. */
 function exactRho(net, x, lin) {
   if (!net.hidden) return lin.value;
-  const others = cellsOf(net, WINDOW).filter(([k]) => k !== lin.winner).flatMap(([, polygon]) => edges(polygon));
+  const cells = cellsOf(net, WINDOW);
+  if (cells.reduce((total, [, polygon]) => total + area(polygon), 0) > (2 * WINDOW) ** 2 + 1e-6) return NaN;
+  const others = cells.filter(([k]) => k !== lin.winner).flatMap(([, polygon]) => edges(polygon));
   return Math.min(Infinity, ...others.map(([a, b]) => norm(minus(x, nearestOnSegment(x, a, b)))));
 }
 
