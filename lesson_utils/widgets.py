@@ -1,7 +1,8 @@
 """Widgets that live in JupyterLab with a kernel and in a built page without one.
 
 `FrameSlider` turns a function that draws a figure into a figure with sliders. The
-explorers compute in the browser, in the modules of the folder `explorers`.
+explorers compute in the browser, in the modules of the folder `explorers`. On a page each
+keeps its state in the page's address, so that a link leads to what one sees.
 
 While a book is built (this book's build sets the environment variable `LESSONS_BOOK`),
 a widget displays itself as HTML that needs no kernel and no other file: a player of
@@ -22,9 +23,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
+from .browser import Packed, digits_for_browser, for_browser
 from .extras import needed_by
 from .plots import data_url, image_tag, picture, save
+from .saliency import saliency_map
 from .toy import AffineClassifier, BinaryClassifier, PlanarReLUNet
 
 with needed_by("lesson_utils.widgets"):
@@ -156,11 +161,11 @@ class FrameSlider:
         texts = [[_shown(value) for value in values] for values in self.sliders.values()]
         content = _script({"texts": texts, "captions": captions, "frames": [None, *frames[1:]]})
         return (
-            f"<div class='frames' role='group' aria-label='Figure with sliders'><style>{_read('player.css')}</style>"
+            f"<div class='frames' data-kind='frames' role='group' aria-label='Figure with sliders'><style>{_read('player.css')}</style>"
             f"<div>{image_tag(frames[0], width, captions[0])}</div>{controls}<p aria-live='polite'>"
             f"{html.escape(captions[0])}</p>"
             f"<script type='application/json'>{content}</script>"
-            f"<script>{_read('player.js')}</script></div>"
+            f"<script>{{{_read('address.js')}{_read('player.js')}}}</script></div>"
         )
 
 
@@ -204,10 +209,6 @@ class Explorer(anywidget.AnyWidget):
     and an assignment in Python moves the picture.
     """
 
-    view = traitlets.Float(3.0, min=1e-6, help="half-width of the square that is drawn").tag(
-        sync=True
-    )
-
     def open(self) -> None:
         """Connect to the browser, unless a page is built: then nobody is there."""
         if not building_book():
@@ -223,21 +224,34 @@ class Explorer(anywidget.AnyWidget):
 
     def html(self) -> str:
         """The explorer for a page without a kernel: its module, its present state, a stand-in model."""
-        shared = set(self.trait_names(sync=True)) - set(anywidget.AnyWidget.class_trait_names())
-        state = {name: getattr(self, name) for name in sorted(shared) if name[0] != "_"}
         module = data_url("text/javascript", str(self._esm).encode())
-        content = _script(state)
+        content = _script(self._page_state())
         digest = hashlib.sha256((module + content).encode()).hexdigest()[:12]
         name = f"explorer-{digest}-{next(_NUMBER)}"  # two may be in the same state
+        kind = type(self).__name__.removesuffix("Explorer").lower()
         return (
-            f'<div id="{name}"></div><script type="module">'
+            f'<div id="{name}" data-kind="{kind}"></div><script type="module">'
             f'import widget from "{module}";\n'
-            f"const state = {content}, listeners = {{}};\n{_read('model.js')}"
-            f'widget.render({{ model, el: document.getElementById("{name}") }});</script>'
+            f'const place = document.getElementById("{name}");\n'
+            f"const state = {content}, listeners = {{}};\n"
+            f"{_read('address.js')}{_read('model.js')}</script>"
         )
 
+    def _page_state(self) -> dict:
+        """What a page without a kernel starts with: all that is shared with the browser."""
+        shared = set(self.trait_names(sync=True)) - set(anywidget.AnyWidget.class_trait_names())
+        return self.get_state(sorted(name for name in shared if name[0] != "_"))
 
-class ToyExplorer(Explorer):
+
+class PlaneExplorer(Explorer):
+    """Base of the explorers of the plane."""
+
+    view = traitlets.Float(3.0, min=1e-6, help="half-width of the square that is drawn").tag(
+        sync=True
+    )
+
+
+class ToyExplorer(PlaneExplorer):
     """Linear toy model in the plane: drag x, turn z; ρ, α and ``‖x‖·|cos δ|`` stay one number.
 
     Lesson 3. Source: Etmann et al. 2019, section 2.
@@ -253,7 +267,7 @@ class ToyExplorer(Explorer):
         return BinaryClassifier(self.z)
 
 
-class AffineExplorer(Explorer):
+class AffineExplorer(PlaneExplorer):
     """Affine classifier in the plane: a bias, a third class, a shift of all scores, another origin.
 
     The scores of the first two classes are ∓(⟨x, z⟩ + b)/2, that of the third is
@@ -281,7 +295,7 @@ class AffineExplorer(Explorer):
         return AffineClassifier(np.array(weight) + self.shift * np.array(self.v), bias)
 
 
-class PlanarExplorer(Explorer):
+class PlanarExplorer(PlaneExplorer):
     """ReLU network in the plane: drag x; its region, exact ρ, linearized ρ̃ and the affine radius of x.
 
     Lesson 5.
@@ -310,3 +324,181 @@ class PlanarExplorer(Explorer):
         boundary = net.boundary(radius=reach)[0].tolist()
         super().__init__(regions=regions, cells=cells, boundary=boundary, reach=reach, **state)
         self.model = net
+
+
+class HuntExplorer(PlaneExplorer):
+    """Counterexample hunt: a claim about classifiers of the plane, and a search for one that breaks it.
+
+    Lessons 4 and 5. A claim compares two expressions by <, <=, =, >= or >, as in "rho <= alpha" or
+    "if margin <= margin2 then rho <= rho2". Its names are rho (exact), tilde, alpha, margin, norm,
+    bound and degree at a point x; with a 2 at a second point, with a 0 at x without any bias. What
+    breaks it is made simpler while it still does.
+    """
+
+    _esm = _read("core.js") + _read("random.js") + _read("hunt.js")
+    view = traitlets.Float(4.0, min=1e-6).tag(sync=True)
+    claim = traitlets.Unicode("rho <= alpha").tag(sync=True)
+    kind = traitlets.Enum(("affine", "ReLU network"), "affine").tag(sync=True)
+    seed = traitlets.Int(0, min=0).tag(sync=True)
+
+
+def _with_engine(*files: str) -> str:
+    """What explorers with a worker share; the worker runs these files."""
+    source = json.dumps("".join(map(_read, files)))
+    return _read("core.js") + f"const ENGINE = {source};\n" + _read("network.js")
+
+
+def _sent(packed: Packed) -> dict:
+    """What the browser gets; on a page it gets the key alone, and reads the scripts of that name."""
+    return {
+        "key": packed.digest,
+        "description": packed.description,
+        "numbers": packed.numbers,
+    }
+
+
+def _as_list(x: Tensor, _=None) -> list[float]:
+    return x.flatten().tolist()
+
+
+def _as_image(values: list[float], explorer: NetworkExplorer) -> Tensor:
+    return torch.tensor(values, dtype=explorer.x.dtype).view(1, *explorer.shape)
+
+
+class NetworkExplorer(Explorer):
+    """Robustness bench: draw an image; two networks answer with map, α, ρ̃, bound and adversary.
+
+    The networks run in the browser (see :mod:`lesson_utils.browser`); one with layers that the
+    browser's engine does not know is computed by the kernel behind the widget, and cannot stand on
+    a page without one. In a built page the weights are scripts of the book that are read when a
+    reader asks for the network; the extension `book/_ext/networks.py` writes those of the records.
+
+    Parameters
+    ----------
+    models : mapping of str to nn.Module
+        Networks in eval mode, by the names under which they are shown.
+    images : Tensor, `(n, channels, height, width)`
+        To choose from and to draw on, in pixels of [0, 1].
+    **state
+        Where to start: `x`, `first` and `second` (names of networks; the second may be ""), and
+        the factor `c` of the scaled image.
+
+    Attributes
+    ----------
+    x : Tensor, `(1, channels, height, width)`
+        The image that is shown, or drawn: `measure(model, explorer.x)` has the numbers of the
+        widget. Assign to it, or `observe` it.
+
+    Raises
+    ------
+    TypeError
+        `images` is no tensor of floating-point numbers; on a page: a network needs a kernel.
+    ValueError
+        There are no models or images, or a model is in train mode or does not take such images.
+    """
+
+    _esm = _with_engine("engine.js") + _read("bench.js")
+    networks = traitlets.List().tag(sync=True)
+    images = traitlets.List().tag(sync=True)
+    shape = traitlets.List(traitlets.Int()).tag(sync=True)
+    x = traitlets.Instance(Tensor).tag(sync=True, to_json=_as_list, from_json=_as_image)
+    first = traitlets.Unicode().tag(sync=True)
+    second = traitlets.Unicode("").tag(sync=True)
+    c = traitlets.Float(1.0, min=0.0, max=2.0).tag(sync=True)
+
+    def __init__(self, models: Mapping[str, nn.Module], images: Tensor, **state):
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            raise TypeError(
+                "images must be a floating-point torch.Tensor: use images.float() / 255"
+            )
+        if images.ndim != 4 or len(images) == 0:
+            raise ValueError(
+                f"images must have the shape (n, channels, height, width), got {tuple(images.shape)}"
+            )
+        if not models:
+            raise ValueError("models is empty: give at least one network by its name")
+        self.models = dict(models)
+        shape = list(images.shape[1:])
+        start = {"x": images[:1].detach().clone(), "first": next(iter(self.models))}
+        networks = [_described(name, model, shape) for name, model in self.models.items()]
+        shown = [_as_list(image) for image in images]
+        super().__init__(shape=shape, networks=networks, images=shown, **(start | state))
+        self.on_msg(self._answer)
+
+    @traitlets.validate("x")
+    def _check_x(self, proposal) -> Tensor:
+        shape = (1, *self.shape)
+        if tuple(proposal.value.shape) != shape:
+            raise traitlets.TraitError(
+                f"x must have the shape {shape} of one image, got {tuple(proposal.value.shape)}"
+            )
+        return proposal.value.detach().clone()
+
+    @traitlets.validate("first", "second")
+    def _check_name(self, proposal) -> str:
+        known = [*self.models, *([""] if proposal.trait.name == "second" else [])]
+        if proposal.value not in known:
+            raise traitlets.TraitError(f"there is no network {proposal.value!r}, only {known}")
+        return proposal.value
+
+    def _page_state(self) -> dict:
+        networks = []
+        for network in self.networks:
+            if "key" not in network:  # say why: the engine knows it
+                for_browser(self.models[network["name"]], self.shape)
+            networks.append({"name": network["name"], "key": network["key"]})
+        return super()._page_state() | {"networks": networks}
+
+    def _answer(self, _, job: dict, buffers) -> None:
+        """Answer the browser for a network that its engine cannot compute."""
+        model = self.models[job["network"]]
+        like = next(model.parameters(), self.x)
+        x = torch.tensor(job["images"], dtype=like.dtype, device=like.device).view(-1, *self.shape)
+        with torch.no_grad():
+            scores = model(x)
+        result = scores.tolist()
+        if job["job"] != "scores":
+            classes = (
+                range(scores.shape[1]) if job["job"] == "gradients" else [int(scores.argmax())]
+            )
+            targets = [torch.tensor([k], device=like.device) for k in classes]
+            maps = [_as_list(saliency_map(model, x, target)) for target in targets]
+            result = {"scores": result[0], "gradients": maps}
+        self.send({"id": job["id"], "result": result})
+
+
+def _described(name: str, model: nn.Module, shape: Sequence[int]) -> dict:
+    """A network as the browser gets it: with its weights, or with a word that the kernel has them."""
+    try:
+        network = for_browser(model, shape)
+    except TypeError:
+        return {"name": name, "kernel": True}
+    return {"name": name, **_sent(network)}
+
+
+class TrainingExplorer(Explorer):
+    """Robust training: two networks from one seed, each with its strength of the gradient penalty.
+
+    Lesson 8. The MLP 64-100-10 of the lesson, trained in the browser on the digits of 8×8 pixels by
+    Adam and double backpropagation written by hand; watch the maps, and the medians of α and ρ̃.
+    """
+
+    _esm = _with_engine("engine.js", "random.js", "training.js") + _read("train.js")
+    STRENGTHS = (0, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+    """The penalties that the sliders offer."""
+    digits = traitlets.Dict().tag(sync=True)
+    first = traitlets.Float(0.0).tag(sync=True)
+    second = traitlets.Float(1.0).tag(sync=True)
+    seed = traitlets.Int(0, min=0).tag(sync=True)
+
+    def __init__(self, **state):
+        super().__init__(digits=_sent(digits_for_browser()), **state)
+
+    @traitlets.validate("first", "second")
+    def _check_strength(self, proposal) -> float:
+        if proposal.value not in self.STRENGTHS:
+            raise traitlets.TraitError(f"λ must be one of {self.STRENGTHS}, got {proposal.value}")
+        return proposal.value
+
+    def _page_state(self) -> dict:
+        return super()._page_state() | {"digits": {"key": self.digits["key"]}}

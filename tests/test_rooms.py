@@ -31,11 +31,12 @@ MAY_IMPORT = {
     "models": set(),
     "data": set(),
     "training": {"validation", "autograd"},
+    "browser": {"models", "data"},
     "photographs": {"data", "files"},
     "records": {"attacks", "models", "data", "files"},
     "checks": set(),
     "plots": set(),
-    "widgets": {"plots", "toy"},
+    "widgets": {"plots", "toy", "saliency", "browser"},
     "comparison": {"validation", "saliency", "bound", "attacks", "plots"},
     "experiments": {
         "files",
@@ -115,7 +116,7 @@ def test_the_house_stays_small():
     mathematics = sum(lines.pop(room) for room in MATHEMATICS)
     assert mathematics <= 450
     assert program <= 1100  # why not 550, as was planned: CONTRIBUTING.md, "The helper module"
-    assert sum(lines.values()) <= 2775  # toy models, attacks, data, training, pictures, …
+    assert sum(lines.values()) <= 3050  # toy models, attacks, data, training, pictures, …
 
 
 def public_functions():

@@ -60,4 +60,9 @@ function render({ model, el }) {
   );
 }
 
-export default { render };
+const shared = (model) => ({
+  x: list(2, model.get("view")), c: list(2, model.get("view")), z: list(2), v: list(2),
+  b: between(-3, 3), shift: between(-2, 2), three: TICK, third: list(3),
+});
+
+export default { render, shared };

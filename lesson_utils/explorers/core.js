@@ -18,12 +18,12 @@ export const logits = (weight, bias, x) => weight.map((w, i) => dot(w, x) + bias
 /** Linearized robustness from logits and their gradients; exact for affine classifiers. */
 export function linearized(scores, gradients) {
   const winner = scores.indexOf(Math.max(...scores));
-  let best = { value: Infinity, winner, normal: null };
+  let best = { value: Infinity, winner, rival: -1, normal: null };
   scores.forEach((score, j) => {
     const normal = minus(gradients[winner], gradients[j]);
     const value = (scores[winner] - score) / norm(normal);
     if (j !== winner && norm(normal) > 0 && value < best.value) {
-      best = { value, winner, normal };
+      best = { value, winner, rival: j, normal };
     }
   });
   return best;
@@ -69,6 +69,29 @@ export function cell(weight, bias, i, view) {
   return polygon;
 }
 
+// ---- values of the state as texts of the page's address, and back; undefined for what is no value ----
+
+const number = (text) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : undefined);
+const short = (value) => String(Number(value.toPrecision(6)));
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+export const between = (low, high) => ({
+  text: short,
+  value: (text) => (number(text) === undefined ? undefined : clamp(number(text), low, high)),
+});
+export const TICK = { text: String, value: (text) => ({ true: true, false: false })[text] };
+export const WHOLE = { text: String, value: (text) => (/^\d{1,9}$/.test(text) ? Number(text) : undefined) };
+/** A list of n numbers, none beyond ±limit. */
+export const list = (n, limit = Infinity) => ({
+  text: (values) => values.map(short).join(),
+  value(text) {
+    const values = text.split(",").map(number);
+    const good = values.length === n && !values.includes(undefined);
+    return good ? values.map((value) => clamp(value, -limit, limit)) : undefined;
+  },
+});
+/** One of some names. */
+export const oneOf = (names) => ({ text: String, value: (text) => (names.includes(text) ? text : undefined) });
+
 // ---- drawing --------------------------------------------------------------------------------
 
 const SIZE = 440; // of the drawing, in its own units; the page scales it
@@ -95,11 +118,13 @@ const STYLE = `
 .explorer button { font: inherit; padding: 3px 12px; color: ${INK}; background: #f0f2f4;
   border: 1px solid #59636e; border-radius: 4px; cursor: pointer; }
 .explorer p { margin: 8px 0 0; color: ${INK}; }
-@media print { .explorer label, .explorer button { display: none; } }
+.explorer .share { margin-top: 8px; }
+.explorer output { overflow-wrap: anywhere; }
+@media print { .explorer label, .explorer button, .explorer .share { display: none; } }
 `;
 
 const SVG = "http://www.w3.org/2000/svg";
-const make = (parent, name, attributes = {}, text = "") => {
+export const make = (parent, name, attributes = {}, text = "") => {
   const svg = parent instanceof SVGElement || name === "svg";
   const node = svg ? document.createElementNS(SVG, name) : document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
@@ -108,28 +133,21 @@ const make = (parent, name, attributes = {}, text = "") => {
 };
 
 // JupyterLab takes the arrow keys for its own commands, unless the element in focus says this.
-const OWN_KEYS = { "data-lm-suppress-shortcuts": true };
+export const OWN_KEYS = { "data-lm-suppress-shortcuts": true };
 
-/** The frame of an explorer: a square plane |x_k| ≤ view at the left, a column at the right. */
-export function frame(el, model, label) {
+/** An explorer: what it shows at the left, made by `stage`; a column of numbers and controls at the right. */
+export function panel(el, model, stage, clear = () => {}) {
   const root = make(el, "div", { class: "explorer" });
   make(root, "style").textContent = STYLE;
-  const view = model.get("view");
-  const svg = make(root, "svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, role: "group", "aria-label": label });
+  stage(root);
   const side = make(root, "div", { class: "side" });
   const table = make(make(side, "table"), "tbody");
-  const ground = make(svg, "g"); // what is drawn anew at each change
-  const handles = make(svg, "g");
-  const px = ([a, b]) => [(SIZE * (a + view)) / (2 * view), (SIZE * (view - b)) / (2 * view)];
-  const points = (polygon) => polygon.map((p) => px(p).join()).join(" ");
-  const cut = (value) => Math.min(0.98 * view, Math.max(-0.98 * view, value));
-  const drawings = [], watched = new Set(), values = {};
-
+  const drawings = [], watched = new Set();
   const tell = (key, value) => { model.set(key, value); model.save_changes(); };
-  const draw = () => { ground.replaceChildren(); drawings.forEach((f) => f()); };
+  const draw = () => { clear(); drawings.forEach((f) => f()); };
 
   const ui = {
-    view,
+    root, side, tell, redraw: draw,
     /** Run f now and at every change of the state, whether by hand or from Python. */
     draw(keys, f) {
       drawings.push(f);
@@ -137,6 +155,65 @@ export function frame(el, model, label) {
       keys.forEach((key) => watched.add(key)); // one redrawing a change, however many ask for it
       f();
     },
+    /** A number of the state with a slider. */
+    slider(key, name, low, high) {
+      const label = make(side, "label", {}, name);
+      const value = make(label, "output");
+      // the label would name the output, the first that it can
+      const range = { type: "range", min: low, max: high, step: (high - low) / 100, "aria-label": name };
+      const input = make(label, "input", { ...range, ...OWN_KEYS });
+      input.addEventListener("input", () => tell(key, Number(input.value)));
+      ui.draw([key], () => { input.value = model.get(key); value.textContent = model.get(key).toFixed(2); });
+    },
+    /** A yes or no of the state with a tick box. */
+    tick(key, name) {
+      const label = make(side, "label", { class: "tick" });
+      const input = make(label, "input", { type: "checkbox", ...OWN_KEYS });
+      make(label, "span", {}, name);
+      input.addEventListener("input", () => tell(key, input.checked));
+      ui.draw([key], () => { input.checked = model.get(key); });
+    },
+    button(name, f, parent = side) {
+      const button = make(parent, "button", { type: "button", ...OWN_KEYS }, name);
+      button.addEventListener("click", f);
+      return button;
+    },
+    sentence: () => make(side, "p", { "aria-live": "polite" }),
+    number: numbersIn(table),
+  };
+  return ui;
+}
+
+/** Shows named numbers in the rows of a table; `data-value` has all their digits. */
+export function numbersIn(table) {
+  const values = {};
+  return (key, name, value, digits = 3, unit = "") => {
+    if (!values[key]) {
+      const row = make(table, "tr");
+      make(row, "th", { scope: "row" }, name);
+      values[key] = make(row, "td", { "data-name": key });
+    }
+    values[key].dataset.value = value;
+    const shown = Number.isFinite(value) ? value.toFixed(digits) + unit : Number.isNaN(value) ? "undefined" : "∞";
+    values[key].textContent = typeof value === "string" ? value : shown;
+  };
+}
+
+/** An explorer of the plane: the square |x_k| ≤ view. */
+export function frame(el, model, label) {
+  const view = model.get("view");
+  let svg, ground, handles; // the ground is drawn anew at each change
+  const ui = panel(el, model, (root) => {
+    svg = make(root, "svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, role: "group", "aria-label": label });
+    ground = make(svg, "g");
+    handles = make(svg, "g");
+  }, () => ground.replaceChildren());
+  const px = ([a, b]) => [(SIZE * (a + view)) / (2 * view), (SIZE * (view - b)) / (2 * view)];
+  const points = (polygon) => polygon.map((p) => px(p).join()).join(" ");
+  const cut = (value) => Math.min(0.98 * view, Math.max(-0.98 * view, value));
+
+  return Object.assign(ui, {
+    view,
     polygon: (corners, k) =>
       make(ground, "polygon", { points: points(corners), fill: REGIONS[k], stroke: REGIONS[k] }),
     outline: (corners, color = "#777777", width = 0.8) =>
@@ -172,7 +249,7 @@ export function frame(el, model, label) {
       make(group, "circle", { r: 24, fill: "transparent" }); // large enough for a finger
       make(group, "circle", { r: 9, fill: color, stroke: "white", "stroke-width": 2, class: "ring" });
       make(group, "text", { x: 12, y: below ? 24 : -10 }, name);
-      const move = (p) => tell(key, place(p.map(cut)));
+      const move = (p) => ui.tell(key, place(p.map(cut)));
       const pointer = (event) => {
         const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
         move([(2 * view * at.x) / SIZE - view, view - (2 * view * at.y) / SIZE]);
@@ -198,36 +275,5 @@ export function frame(el, model, label) {
         group.setAttribute("aria-valuetext", `(${p[0].toFixed(2)}, ${p[1].toFixed(2)})`);
       });
     },
-    /** A number of the state with a slider. */
-    slider(key, name, low, high) {
-      const label = make(side, "label", {}, name);
-      const value = make(label, "output");
-      const input = make(label, "input", { type: "range", min: low, max: high, step: (high - low) / 100, ...OWN_KEYS });
-      input.addEventListener("input", () => tell(key, Number(input.value)));
-      ui.draw([key], () => { input.value = model.get(key); value.textContent = model.get(key).toFixed(2); });
-    },
-    /** A yes or no of the state with a tick box. */
-    tick(key, name) {
-      const label = make(side, "label", { class: "tick" });
-      const input = make(label, "input", { type: "checkbox", ...OWN_KEYS });
-      make(label, "span", {}, name);
-      input.addEventListener("input", () => tell(key, input.checked));
-      ui.draw([key], () => { input.checked = model.get(key); });
-    },
-    button: (name, f) => make(side, "button", { type: "button", ...OWN_KEYS }, name).addEventListener("click", f),
-    sentence: () => make(side, "p", { "aria-live": "polite" }),
-    /** Show a named number; `data-value` has all its digits. */
-    number(key, name, value, digits = 3, unit = "") {
-      if (!values[key]) {
-        const row = make(table, "tr");
-        make(row, "th", { scope: "row" }, name);
-        values[key] = make(row, "td", { "data-name": key });
-      }
-      values[key].dataset.value = value;
-      const shown = Number.isFinite(value) ? value.toFixed(digits) + unit : Number.isNaN(value) ? "undefined" : "∞";
-      values[key].textContent = typeof value === "string" ? value : shown;
-    },
-    tell,
-  };
-  return ui;
+  });
 }

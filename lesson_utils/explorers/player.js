@@ -3,6 +3,9 @@
   const { texts, captions, frames } = JSON.parse(root.querySelector("script").textContent);
   const [image, caption] = [root.querySelector("img"), root.querySelector("p")];
   const sliders = [...root.querySelectorAll("input")];
+  const address = addressOf(root);
+  const places = () => sliders.map((slider) => slider.value).join();
+  const start = places();
   frames[0] = image.src;
   const show = () => {
     const at = sliders.reduce((index, slider, k) => index * texts[k].length + Number(slider.value), 0);
@@ -13,6 +16,15 @@
       slider.setAttribute("aria-valuetext", text);
       slider.parentElement.querySelector("output").textContent = text;
     });
+    address.write(places() === start ? {} : { at: places() });
+  };
+  const restore = () => {
+    const found = (address.read().at ?? start).split(",");
+    sliders.forEach((slider, k) => { slider.value = texts[k][found[k]] === undefined ? 0 : found[k]; });
+    show();
   };
   sliders.forEach((slider) => slider.addEventListener("input", show));
+  address.button(root);
+  address.follow(restore);
+  if (address.read().at) restore();
 })();

@@ -65,4 +65,4 @@ function render({ model, el }) {
   ui.handle("x", "x", BLUE);
 }
 
-export default { render };
+export default { render, shared: (model) => ({ x: list(2, model.get("view")) }) };

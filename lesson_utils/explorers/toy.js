@@ -40,4 +40,6 @@ function render({ model, el }) {
   ui.handle("x", "x", BLUE);
 }
 
-export default { render };
+const shared = (model) => ({ x: list(2, model.get("view")), z: list(2, model.get("view")) });
+
+export default { render, shared };

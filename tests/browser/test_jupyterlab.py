@@ -44,6 +44,26 @@ def with_epilogue(notebook):
     return notebook
 
 
+# A notebook of the test's own: networks in JupyterLab, one of the browser's engine, one of the kernel.
+NETWORKS = """
+import torch, json
+from pathlib import Path
+from lesson_utils import measure
+from lesson_utils.models import mlp
+from lesson_utils.widgets import NetworkExplorer
+torch.manual_seed(0)
+models = {"relu": mlp([64, 20, 10]).eval(), "gelu": mlp([64, 20, 10], activation=torch.nn.GELU).eval()}
+explorer = NetworkExplorer(models, torch.rand(3, 1, 8, 8), second="gelu")
+def save(change=None):
+    found = {name: measure(model, explorer.x) for name, model in models.items()}
+    numbers = {name: [m.linearized_robustness.item(), m.bound.item()] for name, m in found.items()}
+    Path("networks.json").write_text(json.dumps(numbers))
+explorer.observe(save, names="x")
+save()
+explorer
+"""
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """Address and folder of a JupyterLab with copies of the lessons."""
@@ -54,6 +74,13 @@ def lab(tmp_path_factory):
         notebook = json.loads((ROOT / f"{lesson}.ipynb").read_text(encoding="utf-8"))
         copy = folder / f"{lesson.removeprefix('lessons/')}.ipynb"
         copy.write_text(json.dumps(with_epilogue(notebook)), encoding="utf-8")
+    notebook = with_epilogue({"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    code = notebook["cells"][0]
+    cells = [code | {"id": "networks", "source": NETWORKS.strip()}]
+    cells.append(code | {"source": 'print("the lesson" + " has run")'})
+    (folder / "networks.ipynb").write_text(
+        json.dumps(notebook | {"cells": cells}), encoding="utf-8"
+    )
     settings = home / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)  # all cells in the page at once, not only those in view
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
@@ -123,6 +150,45 @@ def test_widgets_are_live(page, lab, lesson):
         run_all(page, address)
         assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
         assert move_sliders(page) + drag_explorer(page, folder / "seen.json") > 0
+
+
+def test_networks_in_the_browser_and_in_the_kernel_follow_the_drawing(page, lab):
+    address, folder = lab
+    with kernel_for(address, "networks.ipynb"):
+        page.goto(f"{address}/lab/tree/networks.ipynb?reset", timeout=60_000)
+        run_all(page, address)
+        page.locator(".explorer").scroll_into_view_if_needed()
+        numbers_agree(page, folder)
+        canvas = page.locator(".explorer .draw canvas")
+        box = canvas.bounding_box()
+        page.mouse.move(box["x"] + 20, box["y"] + 20)
+        page.mouse.down()
+        page.mouse.move(box["x"] + 150, box["y"] + 120)
+        page.mouse.up()
+        first = numbers_agree(page, folder)
+        canvas.press("Space")  # JupyterLab has commands on these keys, too
+        canvas.press("ArrowLeft")
+        assert numbers_agree(page, folder) != first
+
+
+def numbers_agree(page, folder):
+    """Wait until both networks show what Python has for the image that is drawn."""
+    deadline = time.time() + 30
+    while True:
+        expected = json.loads((folder / "networks.json").read_text() or "{}")
+        shown = {
+            net.locator("select").input_value(): [
+                float(net.locator(f"[data-name={name}]").get_attribute("data-value"))
+                for name in ("tilde", "bound")
+            ]
+            for net in page.locator(".explorer .net:has([data-name=bound])").all()
+        }
+        if set(shown) == set(expected) and all(
+            shown[name] == pytest.approx(expected[name], rel=1e-4) for name in expected
+        ):
+            return expected
+        assert time.time() < deadline, (shown, expected)
+        page.wait_for_timeout(300)
 
 
 def run_all(page, address):

@@ -242,3 +242,35 @@ def test_the_state_that_a_page_starts_with_is_the_one_of_the_notebook(page, addr
     explorer = eval(f"ToyExplorer({call})", {"ToyExplorer": ToyExplorer})
     opened(page, address, TOY)
     assert where(page, "x") == explorer.x and where(page, "z") == explorer.z
+
+
+def test_an_explorer_keeps_its_state_in_the_address(page, address):
+    opened(page, address, TOY)
+    assert page.evaluate("location.hash") == ""
+    page.locator(".explorer [data-handle=x]").press("ArrowRight")
+    found, at = numbers(page), where(page, "x")
+    page.wait_for_function("location.hash.startsWith('#toy.x=')")
+    link = page.url
+    page.goto("about:blank")
+    page.goto(link)
+    page.wait_for_selector(".explorer [data-value]")
+    assert numbers(page) == found and where(page, "x") == at
+    page.locator(".explorer [data-handle=x]").press("ArrowLeft")  # back where the page begins
+    page.wait_for_function("location.hash === ''")
+    page.evaluate("location.hash = '#toy.x=1e9,what'")
+    assert numbers(page) != found
+    assert page.complaints == []
+
+
+def test_players_keep_their_places_apart(page, address):
+    opened(page, address, PLAYERS[0])
+    players = page.locator(".frames").all()
+    for player in players:
+        player.locator("input").first.press("ArrowRight")
+    captions = page.locator(".frames p").all_text_contents()
+    names = ["frames.at=", *(f"frames{n}.at=" for n in range(2, len(players) + 1))]
+    wanted = "names => names.every((name) => location.hash.slice(1).split('&').some((part) => part.startsWith(name)))"
+    page.wait_for_function(wanted, arg=names)
+    page.reload()
+    assert page.locator(".frames p").all_text_contents() == captions
+    assert page.complaints == []
