@@ -19,12 +19,12 @@ def _along(x, gradient):
     )
 
 
-def _in_pixels(value, gradient, u, mu, sigma):
+def _in_units_of_x(value, gradient, u, mu, sigma):
     return sigma * value, _along(sigma * u + mu, gradient)
 
 
-in_pixels = Exercise(
-    solution=_in_pixels,
+in_units_of_x = Exercise(
+    solution=_in_units_of_x,
     inputs=_reported,
     shows="Distances scale with σ; α changes with the origin, and no factor mends it.",
     mistakes={
