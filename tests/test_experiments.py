@@ -35,6 +35,7 @@ from lesson_utils.records import (
     medians,
     smallest_attack,
     summary,
+    write_record_json,
 )
 
 RUN = sys.modules["lesson_utils.experiments.run"]  # the module: `run` is its function
@@ -1195,8 +1196,11 @@ def test_growth_exponent_of_a_power_law(tmp_path):
     values |= {f"{name}/alignment": 2 * row**2 for name, row in rows.items()}
     values |= {f"{name}/minimal_l2": row[:7] ** 0.5 for name, row in rows.items()}
     (tmp_path / "samples.safetensors").write_bytes(save(values))
+    models = [{"strength": s, "seed": 0, "diverged": None} for s in (0.0, 1.0, 3.0)]
+    write_record_json(tmp_path, {"schema": 1, "models": models})
     found = growth_exponent(tmp_path, [0.0, 1.0, 3.0])
-    assert found == pytest.approx({"exponent": 2, "low": 2, "high": 2}, abs=1e-6)
+    expected = {"exponent": 2, "low": 2, "high": 2, "trainings": 1}
+    assert found == pytest.approx(expected, abs=1e-6)
     of_few = growth_exponent(tmp_path, [0.0, 3.0], against="minimal_l2")
     assert of_few["exponent"] == pytest.approx(4, abs=1e-6)
     noisy = {name: value * torch.rand(len(value)).exp() for name, value in values.items()}
