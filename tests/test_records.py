@@ -258,7 +258,7 @@ def test_the_window_of_growth_ends_at_the_most_robust_network_and_might_end_else
     for s, seeds in distances.items():
         for seed, d in enumerate(seeds):
             row = d * torch.linspace(0.9, 1.1, 21)
-            values |= {f"strength-{s:g}-seed-{seed}/{name}": row for name in ATTACKS}
+            values |= {f"strength-{s:g}-seed-{seed}/{name}": row.clone() for name in ATTACKS}
             models.append({"strength": s, "seed": seed, "diverged": None})
     (tmp_path / "samples.safetensors").write_bytes(save(values))
     write_record_json(tmp_path, {"schema": 1, "models": models})
