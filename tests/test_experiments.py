@@ -127,7 +127,7 @@ def test_medians_of_a_sweep_and_the_smallest_attack(record):
     for k, strength in enumerate(TINY.sweep.strengths):
         values = load_samples(record, strength)
         found = summary(values["minimal_l2"])
-        assert middle[k] == found["median"]
+        assert middle[k] == pytest.approx(found["median"])
         assert middle[k] - bars[0, k] == pytest.approx(found["low"])
         assert middle[k] + bars[1, k] == pytest.approx(found["high"])
         best = smallest_attack(values)
@@ -417,7 +417,7 @@ def test_networks_that_fill_no_grid_are_listed(least):
     found = run(LEAST.change(strengths=(0.7,), seeds=(5,)), least)
     pairs = [[m["strength"], m["seed"]] for m in found["models"]]
     assert pairs == found["settings"]["models"] == [[0.0, 0], [0.1, 0], [0.1, 5], [0.7, 5]]
-    assert len(medians(found, "alignment")[0]) == 3  # of each λ the first network
+    assert len(medians(found, "alignment")[0]) == 3  # one for each λ
 
 
 def test_idle_options_and_places_do_not_matter(least):

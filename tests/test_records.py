@@ -24,6 +24,7 @@ from lesson_utils.records import (
     load_samples,
     load_sweep,
     local_exponents,
+    medians,
     middles,
     pairs_of,
     slope,
@@ -176,6 +177,18 @@ def sweep_of(logs, images=40):
 def test_middles_are_geometric_means_of_medians():
     values = np.array([[[1.0, 2.0, 4.0, 9.0]], [[12.0, 12.0, 12.0, np.nan]]])
     assert middles({0.0: values})[0, 0] == pytest.approx(6.0)  # of 3, the mean of 2 and 4, and 12
+
+
+def test_medians_are_geometric_means_over_the_trainings_that_did_not_diverge():
+    def network(strength, seed, median, diverged=None):
+        found = {"median": median, "low": median / 2, "high": median * 3}
+        found = {} if diverged else {"quantities": {"pgd": found}}
+        return {"strength": strength, "seed": seed, "diverged": diverged} | found
+
+    networks = network(1.0, 0, 5.0), network(0.0, 0, 2.0), network(0.0, 1, 8.0)
+    middle, bars = medians({"models": [*networks, network(1.0, 1, 1.0, diverged=3)]}, "pgd")
+    assert middle == pytest.approx([4, 5])
+    assert bars == pytest.approx(np.array([[2, 2.5], [8, 10]]))
 
 
 def test_an_interval_without_any_spread_is_a_point():
