@@ -24,7 +24,7 @@ class Comparison(NamedTuple):
     measurements: dict[str, Measurements]
     """Of each model, by its name."""
     adversaries: dict[str, AttackResult]
-    """The nearest that :func:`lesson_utils.minimal_l2` found."""
+    """The nearest that :func:`lesson_utils.attacks.minimal_l2` found."""
     maps: dict[str, Tensor]
     """Saliency maps of the predicted classes, of the shape of x."""
 
@@ -104,7 +104,7 @@ def compare(
     labels : Tensor of int `(batch,)`, optional
         The true classes, in the numbering of all the models.
     bounds : (float, float), optional
-        Least and largest pixel of an adversary, see :func:`lesson_utils.minimal_l2`.
+        Least and largest pixel of an adversary, see :func:`lesson_utils.attacks.minimal_l2`.
 
     Returns
     -------
@@ -114,8 +114,8 @@ def compare(
     Raises
     ------
     TypeError, ValueError
-        `models` is empty, `labels` do not fit x; or as :func:`lesson_utils.measure` and
-        :func:`lesson_utils.minimal_l2`: a note names the model.
+        `models` is empty, `labels` do not fit x; or as :func:`lesson_utils.bound.measure` and
+        :func:`lesson_utils.attacks.minimal_l2`: a note names the model.
 
     Examples
     --------

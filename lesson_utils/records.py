@@ -26,7 +26,7 @@ from .models import network_of
 with needed_by("lesson_utils.records"):
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import save
-    from scipy import stats
+    from scipy import optimize, stats
 
 SCHEMA = 1
 """Version of the layout of `record.json`."""
@@ -115,18 +115,24 @@ def load_samples(folder: str | Path, strength: float, seed: int = 0) -> dict[str
 
 
 def medians(record: dict, quantity: str) -> tuple[np.ndarray, np.ndarray]:
-    """Medians of a quantity over a sweep: of each λ the first network in the record, unless it diverged.
+    """Medians of a quantity over a sweep: of each λ the geometric mean over its trainings.
+
+    Trainings that diverged do not count.
 
     Returns
     -------
     middle : array, `(n,)`
     bars : array, `(2, n)`
-        How far the 95 % interval reaches below and above, as matplotlib's `errorbar` takes it.
+        How far the 95 % interval over the *images* reaches below and above, as matplotlib's
+        `errorbar` takes it. What another training would change, :func:`interval` knows.
     """
-    first = {m["strength"]: m for m in reversed(record["models"])}
-    sweep = [m for m in record["models"] if m is first[m["strength"]] and m["diverged"] is None]
-    rows = [m["quantities"][quantity] for m in sweep]
-    middle, low, high = (np.array([row[k] for row in rows]) for k in ("median", "low", "high"))
+    trained = [m for m in record["models"] if m["diverged"] is None]
+    strengths = sorted({m["strength"] for m in trained})
+    rows = [[m["quantities"][quantity] for m in trained if m["strength"] == s] for s in strengths]
+    middle, low, high = (
+        np.array([stats.gmean([found[k] for found in row]) for row in rows])
+        for k in ("median", "low", "high")
+    )
     return middle, np.stack([middle - low, high - middle])
 
 
@@ -145,58 +151,262 @@ def table(record: dict) -> str:
     return "\n".join(lines)
 
 
-def growth_exponent(
+def load_sweep(
     folder: str | Path,
     strengths: Sequence[float],
-    *,
-    of: str = "alignment",
-    against: str = "linearized_robustness",
-    seed: int = 0,
-    resamples: int = 1000,
-) -> dict[str, float]:
-    """How fast a median grows with another over the networks of a sweep: `of ≈ c · against^p`.
-
-    p is the slope of the least-squares line through the logarithms of the medians. More than 1
-    is growth faster than linear, less than 1 is slower.
+    quantities: Sequence[str],
+    seed: int | None = None,
+) -> dict[float, np.ndarray]:
+    """Measured values of all trainings of some λ, on images that all quantities were measured on.
 
     Parameters
     ----------
     folder : str or Path
         Of a record.
     strengths : sequence of float
-        λ of the networks, at least two that did not diverge.
-    of, against : str
-        Quantities as in :func:`load_samples`. Where one was measured on fewer images, only
-        these count for both.
-    seed : int
-        Of the networks.
-    resamples : int
-        Of the bootstrap. It draws images, the same for all networks; what another training
-        would change it does not know.
+    quantities : sequence of str
+        As in :func:`load_samples`; also "nearest_adversary", :func:`smallest_attack`.
+    seed : int, optional
+        Only trainings with this seed. By default all that did not diverge.
 
     Returns
     -------
     dict
-        `exponent`, and the ends `low`, `high` of its 95 % interval.
+        For each λ an array `(trainings, quantities, images)`.
+
+    Raises
+    ------
+    KeyError
+        A λ has no such training, or a quantity is not in the record.
+    """
+    models = load_record(folder)["models"]
+    there = [(m["strength"], m["seed"]) for m in models if m["diverged"] is None]
+
+    def values(pair):
+        found = load_samples(folder, *pair)
+        return [
+            (smallest_attack(found) if name == "nearest_adversary" else found[name]).numpy()
+            for name in quantities
+        ]
+
+    sweep = {
+        s: [values(pair) for pair in there if pair[0] == s and seed in (None, pair[1])]
+        for s in strengths
+    }
+    missing = [name_of(s, seed or 0) for s, rows in sweep.items() if not rows]
+    if missing:
+        raise KeyError(f"{folder} has no values of {missing[0]}: never trained, or diverged")
+    n = min(len(v) for rows in sweep.values() for row in rows for v in row)
+    return {s: np.array([[v[:n] for v in r] for r in rows], float) for s, rows in sweep.items()}
+
+
+def middles(sweep: Mapping[float, np.ndarray]) -> np.ndarray:
+    """Of each λ the geometric mean over its trainings of the median over images.
+
+    `sweep` is one of :func:`load_sweep`; returns an array `(strengths, quantities)`.
+    """
+    return np.array([stats.gmean(_median(values)) for values in sweep.values()])
+
+
+def interval(sweep: Mapping[float, np.ndarray], statistic: Callable, resamples: int = 1000) -> dict:
+    """A statistic of :func:`middles`, with a 95 % interval over trainings *and* images.
+
+    A hierarchical bootstrap of fixed seed. Each draw takes images with replacement, the same
+    for all networks, and for each training a deviation from the mean of its λ, in logarithms
+    and for all quantities at once. The deviations are those found in the sweep, over all λ with
+    k ≥ 2 trainings, times √(k/(k−1)), because a mean over k lies too close to its own values.
+    So a λ that was trained once is given the spread of the others. It takes for granted that
+    the spread is the same for all λ. Where no λ was trained twice nothing is known of the
+    spread, and the interval is over images alone.
+
+    Parameters
+    ----------
+    sweep : dict
+        From :func:`load_sweep`. The medians have to be positive and finite.
+    statistic : callable
+        Takes an array `(strengths, quantities)` like :func:`middles`; returns a number or an array.
+    resamples : int
+
+    Returns
+    -------
+    dict
+        `value`, and the ends `low`, `high` of the interval (lists for an array); `trainings`, the fewest of a λ.
+    """
+    dice = np.random.default_rng(0)
+    (images,) = {values.shape[-1] for values in sweep.values()}
+    drawn = dice.integers(images, size=(resamples, images))
+    centres, deviations = [], []
+    for values in sweep.values():
+        # one training and quantity at a time: (resamples, images) is large enough
+        centres.append([[np.log(_median(v[drawn])) for v in row] for row in values])
+        logs, k = np.log(_median(values)), len(values)
+        if k > 1:
+            deviations.extend((logs - logs.mean(0)) * math.sqrt(k / (k - 1)))
+    rows = []
+    for logs in centres:
+        logs = np.moveaxis(logs, 2, 0)  # (resamples, trainings, quantities)
+        if deviations:
+            logs = logs + np.array(deviations)[dice.integers(len(deviations), size=logs.shape[:2])]
+        rows.append(logs.mean(1))
+    found = [statistic(row) for row in np.exp(np.stack(rows, axis=1))]
+    low, high = np.quantile(found, [0.025, 0.975], axis=0).tolist()
+    value = np.asarray(statistic(middles(sweep))).tolist()
+    fewest = min(len(values) for values in sweep.values())
+    return {"value": value, "low": low, "high": high, "trainings": fewest}
+
+
+def verdict(found: Sequence[Mapping], above: float) -> str:
+    """What intervals say to the statement "more than `above`": the rules of lesson 9 in code.
+
+    Parameters
+    ----------
+    found : sequence of dict
+        From :func:`interval` or :func:`growth_exponent`, one for each end of the window. Only
+        those count in which every λ has three trainings or more.
+    above : float
+
+    Returns
+    -------
+    str
+        "reproduced" or "not reproduced" if all intervals that count lie on one side of
+        `above`, "undecided" if they do not, or if none counts.
+    """
+    counted = [f for f in found if f["trainings"] >= 3]
+    if counted and all(f["low"] > above for f in counted):
+        return "reproduced"
+    if counted and all(f["high"] < above for f in counted):
+        return "not reproduced"
+    return "undecided"
+
+
+def growth_window(folder: str | Path) -> tuple[list[float], list[float]]:
+    """The networks along which robustness grows: from the smallest λ to the most robust one.
+
+    Most robust is the λ whose nearest adversary is farthest away, by :func:`middles`.
+
+    Returns
+    -------
+    window : list of float
+        Its λ, in order.
+    ends : list of float
+        All λ at which it might end: the :func:`interval` of the quotient of their nearest
+        adversary and the farthest one reaches 1. The end of `window` is one of them.
+    """
+    record = load_record(folder)
+    strengths = sorted({m["strength"] for m in record["models"] if m["diverged"] is None})
+    sweep = load_sweep(folder, strengths, ["nearest_adversary"])
+    top = int(middles(sweep)[:, 0].argmax())
+    behind = interval(sweep, lambda m: m[:, 0] / m[top, 0])["high"]
+    ends = [s for s, high in zip(strengths, behind, strict=True) if high >= 1]
+    return strengths[: top + 1], ends
+
+
+def growth_exponent(
+    folder: str | Path,
+    strengths: Sequence[float],
+    *,
+    of: str = "alignment",
+    against: str = "linearized_robustness",
+    seed: int | None = None,
+    resamples: int = 1000,
+) -> dict[str, float]:
+    """How fast a median grows with another over the networks of a sweep: `of ≈ c · against^p`.
+
+    p is the slope of the least-squares line through the logarithms of :func:`middles`. More
+    than 1 is growth faster than linear, less than 1 is slower.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of a record.
+    strengths : sequence of float
+        λ of the networks, at least two.
+    of, against : str
+        Quantities as in :func:`load_sweep`. Where one was measured on fewer images, only
+        these count for both.
+    seed : int, optional
+        Only trainings with this seed; the interval is then over images alone.
+    resamples : int
+        Of the :func:`interval`.
+
+    Returns
+    -------
+    dict
+        `exponent`, the ends `low`, `high` of its 95 % interval, and `trainings`, the fewest of a λ.
 
     Raises
     ------
     KeyError
         A network or a quantity is not in the record.
     """
-    samples = [load_samples(folder, strength, seed) for strength in strengths]
-    n = min(len(values[name]) for values in samples for name in (of, against))
-    x = [values[against][:n].numpy() for values in samples]
-    y = [values[of][:n].numpy() for values in samples]
+    sweep = load_sweep(folder, strengths, [against, of], seed)
+    found = interval(sweep, lambda m: slope(*m.T), resamples)
+    return {"exponent": found.pop("value"), **found}
 
-    def exponent(*columns, axis):  # the networks' x, then their y, images along the axis
-        logs = np.log([np.median(column, axis=axis) for column in columns])
-        log_x, log_y = logs[: len(x)], logs[len(x) :]
-        log_x, log_y = log_x - log_x.mean(0), log_y - log_y.mean(0)
-        return (log_x * log_y).sum(0) / (log_x * log_x).sum(0)
 
-    low, high = np.quantile(_resampled(x + y, exponent, resamples), [0.025, 0.975]).tolist()
-    return {"exponent": float(exponent(*x, *y, axis=-1)), "low": low, "high": high}
+def local_exponents(rho: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Exponents between neighbours, Δlog α / Δlog ρ̃: `(n,)` each to `(n − 1,)`."""
+    return np.diff(np.log(alpha)) / np.diff(np.log(rho))
+
+
+def growth_laws(rho: np.ndarray, alpha: np.ndarray, floor: float) -> dict[str, dict]:
+    """Three laws of growth, fitted and judged in one metric, the squared error of log α.
+
+    Parameters
+    ----------
+    rho, alpha : array, `(n,)`
+        Medians of n ≥ 3 networks, positive.
+    floor : float
+        α of a map of noise, 0.6745 ‖x‖/√d (lesson 10). Known, not fitted.
+
+    Returns
+    -------
+    dict
+        Of "power law" c·ρ̃^p, "line" a + b·ρ̃, and "line from the floor"
+        √(floor² + (a + b·ρ̃)²), each with two free `parameters`: (c, p), or (a, b). Further
+        `error`, the sum of the squares of log(fitted/α), `worst`, the largest of their absolute
+        values, and `fitted`, `(n,)`.
+    """
+    tiny = 1e-9 * np.min(alpha)  # a line may pass below zero while one looks for the best
+
+    def line(parameters):
+        return np.maximum(parameters[0] + parameters[1] * rho, tiny)
+
+    def from_floor(parameters):
+        return np.hypot(floor, line(parameters))
+
+    def power(parameters):
+        return parameters[0] * rho ** parameters[1]
+
+    p = slope(rho, alpha)
+    straight = np.polynomial.Polynomial.fit(rho, alpha, 1, w=1 / alpha).convert().coef
+    starts = {"power law": (power, [np.exp(np.mean(np.log(alpha) - p * np.log(rho))), p])}
+    starts |= {"line": (line, straight), "line from the floor": (from_floor, straight)}
+    found = {}
+    for name, (law, start) in starts.items():
+
+        def miss(parameters, law=law):
+            return np.log(law(parameters) / alpha)
+
+        best = optimize.least_squares(miss, start, x_scale=np.abs(start) + 1e-3)
+        off = miss(best.x)
+        found[name] = {
+            "parameters": tuple(best.x.tolist()),
+            "error": float((off**2).sum()),
+            "worst": float(abs(off).max()),
+            "fitted": law(best.x),
+        }
+    return found
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> float:
+    """P of y ≈ c·x^p: the slope of the least-squares line through the logarithms, `(n,)` each."""
+    return float(stats.linregress(np.log(x), np.log(y)).slope)
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    """Over the last axis: the mean of the middle two of an even number; NaN is left out."""
+    return (np.nanmedian if np.isnan(values).any() else np.median)(values, axis=-1)
 
 
 def smallest_attack(values: dict[str, Tensor]) -> Tensor:
@@ -222,7 +432,7 @@ def linearization_error(values: dict[str, Tensor]) -> dict[str, float]:
     linear = values["linearized_robustness"][: len(near)]
     return {
         "above": (linear > near).double().mean().item(),
-        "ratio": (linear / near).median().item(),
+        "ratio": float(np.median(linear / near)),
         "rank_correlation": float(stats.spearmanr(near, linear).statistic),
     }
 

@@ -35,6 +35,7 @@ from lesson_utils.records import (
     medians,
     smallest_attack,
     summary,
+    write_record_json,
 )
 
 RUN = sys.modules["lesson_utils.experiments.run"]  # the module: `run` is its function
@@ -126,7 +127,7 @@ def test_medians_of_a_sweep_and_the_smallest_attack(record):
     for k, strength in enumerate(TINY.sweep.strengths):
         values = load_samples(record, strength)
         found = summary(values["minimal_l2"])
-        assert middle[k] == found["median"]
+        assert middle[k] == pytest.approx(found["median"])
         assert middle[k] - bars[0, k] == pytest.approx(found["low"])
         assert middle[k] + bars[1, k] == pytest.approx(found["high"])
         best = smallest_attack(values)
@@ -416,7 +417,7 @@ def test_networks_that_fill_no_grid_are_listed(least):
     found = run(LEAST.change(strengths=(0.7,), seeds=(5,)), least)
     pairs = [[m["strength"], m["seed"]] for m in found["models"]]
     assert pairs == found["settings"]["models"] == [[0.0, 0], [0.1, 0], [0.1, 5], [0.7, 5]]
-    assert len(medians(found, "alignment")[0]) == 3  # of each λ the first network
+    assert len(medians(found, "alignment")[0]) == 3  # one for each λ
 
 
 def test_idle_options_and_places_do_not_matter(least):
@@ -634,7 +635,7 @@ def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist, 
         options += ["--seeds", "0", "4", "--strengths", *few, "--repeated", few[0]]
     else:  # takes longer
         few = few[:1]
-        options += ["--strengths", *few]
+        options += ["--strengths", *few, "--seeds", "0", "--repeated", *few]
         options += ["--width", "8", "--batch-size", "10", "--size", "32"]
     if name == "imagenet":  # its pretrained weights are not here, and 224 pixels take long
         options += ["--data", str(photographs), "--weights", "", "--network", "resnet18"]
@@ -1195,8 +1196,11 @@ def test_growth_exponent_of_a_power_law(tmp_path):
     values |= {f"{name}/alignment": 2 * row**2 for name, row in rows.items()}
     values |= {f"{name}/minimal_l2": row[:7] ** 0.5 for name, row in rows.items()}
     (tmp_path / "samples.safetensors").write_bytes(save(values))
+    models = [{"strength": s, "seed": 0, "diverged": None} for s in (0.0, 1.0, 3.0)]
+    write_record_json(tmp_path, {"schema": 1, "models": models})
     found = growth_exponent(tmp_path, [0.0, 1.0, 3.0])
-    assert found == pytest.approx({"exponent": 2, "low": 2, "high": 2}, abs=1e-6)
+    expected = {"exponent": 2, "low": 2, "high": 2, "trainings": 1}
+    assert found == pytest.approx(expected, abs=1e-6)
     of_few = growth_exponent(tmp_path, [0.0, 3.0], against="minimal_l2")
     assert of_few["exponent"] == pytest.approx(4, abs=1e-6)
     noisy = {name: value * torch.rand(len(value)).exp() for name, value in values.items()}
