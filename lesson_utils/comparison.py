@@ -57,6 +57,9 @@ class Comparison(NamedTuple):
     def figure(self, images: int = 4, *, size: float = 2.2):
         """The first images, one a row, and beside each the saliency map of every model.
 
+        The loudest hundredth of the pixels of a map are drawn alike: see `quantile` of
+        :func:`lesson_utils.plots.image_grid`.
+
         Parameters
         ----------
         images : int
@@ -80,7 +83,8 @@ class Comparison(NamedTuple):
                 titles.append(f"{name}: class {m.prediction[row]}\n{values}")
         columns = 1 + len(self.measurements)
         signed = [k % columns > 0 for k in range(len(cells))]
-        return image_grid(torch.stack(cells), titles, columns=columns, signed=signed, size=size)
+        options = {"columns": columns, "signed": signed, "quantile": 0.99, "size": size}
+        return image_grid(torch.stack(cells), titles, **options)
 
 
 def compare(

@@ -101,6 +101,7 @@ def image_grid(
     *,
     columns: int | None = None,
     signed: bool | Sequence[bool] = False,
+    quantile: float = 1.0,
     size: float = 1.3,
 ) -> Figure:
     """Images side by side, row by row.
@@ -116,6 +117,10 @@ def image_grid(
         Images a row; by default all in one row.
     signed : bool or sequence of bool
         Whether the images have a sign, for all or for each.
+    quantile : float
+        Of a signed image, the share of the absolute values that the colours tell apart; larger
+        values are drawn like the largest of these. Less than 1 for maps of photographs, which
+        few loud pixels would make pale.
     size : float
         Width of one image in inches.
 
@@ -148,7 +153,7 @@ def image_grid(
     for axis, image, title, flag in zip(axes.flat, images, titles, flags, strict=False):
         if flag:  # purple positive, orange negative, white zero
             values = image.sum(0).numpy()
-            limit = np.abs(values).max() or 1.0
+            limit = np.quantile(np.abs(values), quantile) or 1.0
             axis.imshow(values, cmap=SIGNED, vmin=-limit, vmax=limit)
         else:
             axis.imshow(image.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1)

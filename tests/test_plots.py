@@ -84,3 +84,13 @@ def test_palette_changes_line_style_with_colour():
         cycle = list(plt.rcParams["axes.prop_cycle"])
     assert len({c["color"] for c in cycle}) == len(cycle) >= 6
     assert all(a["linestyle"] != b["linestyle"] for a, b in pairwise(cycle))
+
+
+def test_loud_pixels_can_be_drawn_alike():
+    values = torch.linspace(-1, 1, 101).view(1, 1, 1, 101).clone()
+    values[..., -1] = 50.0  # one loud pixel
+    for quantile, limit in ((1.0, 50.0), (0.99, 1.0)):
+        figure = plots.image_grid(values, signed=True, quantile=quantile)
+        (image,) = figure.axes[0].images
+        assert image.norm.vmax == -image.norm.vmin == pytest.approx(limit, rel=0.01)
+        plots.picture(figure, "Closes it.")
