@@ -107,6 +107,17 @@ def load_sample_photographs(size: int = 64) -> Tensor:
     return torch.stack([cut(image) for image in images]) / 255
 
 
+def load_sample_squares(size: int = 64) -> Tensor:
+    """The sample photographs of 256×256 pixels, cut into squares: pictures of sky, wall and petal.
+
+    Returns
+    -------
+    Tensor, `(2·(256/size)², 3, size, size)`, in [0, 1]: row by row, the temple first.
+    """
+    rows = load_sample_photographs(256).unfold(2, size, size).unfold(3, size, size)
+    return rows.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, size, size)
+
+
 def load_mnist(root: str | Path | None = None, *, download: bool = False) -> Dataset:
     """The 60,000 and 10,000 handwritten digits of MNIST, 28×28 pixels.
 

@@ -8,6 +8,8 @@ Saliency Map Interpretability*, ICML 2019, definitions 1 and 2.
 
 from __future__ import annotations
 
+from statistics import NormalDist
+
 from torch import Tensor
 
 from .autograd import checked_logits, gradient, inner, logit_of, norm, per_sample, with_gradients
@@ -67,3 +69,19 @@ def alignment(x: Tensor, saliency: Tensor) -> Tensor:
     check_alignment(x, saliency)
     direction = saliency / per_sample(norm(saliency), saliency)  # 0/0 = NaN where g = 0
     return inner(x, direction).abs()
+
+
+def alignment_of_noise(length: float | Tensor, d: int) -> float | Tensor:
+    """Median alignment of an image with a map of noise, independent normal entries: 0.6745 ‖x‖/√d.
+
+    Lesson 10. The entry of a random unit vector along x is nearly normal with variance 1/d, and
+    half of the absolute values of a standard normal variable are above 0.6745.
+
+    Parameters
+    ----------
+    length : float or Tensor
+        ‖x‖, of one image or of several.
+    d : int
+        Number of entries of x, large.
+    """
+    return NormalDist().inv_cdf(0.75) * length / d**0.5

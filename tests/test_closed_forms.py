@@ -16,6 +16,7 @@ from lesson_utils import (
     minimal_l2,
     saliency_map,
 )
+from lesson_utils.saliency import alignment_of_noise
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
@@ -222,3 +223,12 @@ def test_attack_from_a_point_on_the_boundary():
     result = minimal_l2(model, torch.tensor([[3.0, -1.0]], dtype=torch.float64))
     assert result.success.all()
     assert result.distance[0] < 1e-12
+
+
+def test_alignment_of_noise_is_what_noise_has():
+    torch.manual_seed(0)
+    x = torch.rand(1, 3000)
+    found = alignment(x.expand(4000, -1), torch.randn(4000, 3000)).median()
+    expected = alignment_of_noise(x.norm(), 3000)
+    assert abs(found / expected - 1) < 0.05
+    assert expected == pytest.approx(0.6745 * x.norm().item() / 3000**0.5, rel=1e-4)

@@ -8,7 +8,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lesson_utils import gradient_penalty_loss
-from lesson_utils.data import data_root, load_digits, load_sample_photographs
+from lesson_utils.data import (
+    data_root,
+    load_digits,
+    load_sample_photographs,
+    load_sample_squares,
+)
 from lesson_utils.models import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -186,6 +191,14 @@ def test_enlarged_digits():
     unit = torch.nn.functional.normalize(small.flatten(1), dim=1)
     own = (back @ unit.T).argmax(1) == torch.arange(len(small))
     assert own.double().mean() > 0.9
+
+
+def test_squares_of_the_sample_photographs():
+    whole, squares = load_sample_photographs(256), load_sample_squares(64)
+    assert squares.shape == (32, 3, 64, 64)
+    assert torch.equal(squares[1], whole[0, :, :64, 64:128])  # row by row
+    assert torch.equal(squares[16 + 7], whole[1, :, 64:128, 192:])
+    assert len(load_sample_squares(128)) == 8
 
 
 def test_digit_classes():
