@@ -67,3 +67,18 @@ def test_uses_nothing_that_hangs_without_a_browser(notebook):
     code = "\n".join(sources(notebook, "code"))
     assert "interact(" not in code
     assert "widgets.Output(" not in code
+
+
+def test_the_main_line_has_at_most_4000_words(notebook):
+    """The text up to the exercises, without optional sections."""
+    words, optional = 0, False
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        heading = next((line for line in source.splitlines() if line.startswith("## ")), None)
+        if heading is not None:
+            if heading == "## Exercises":
+                break
+            optional = "optional" in heading.lower()
+        if cell["cell_type"] == "markdown" and not optional:
+            words += len(source.split())
+    assert 1000 < words <= 4000
