@@ -53,6 +53,8 @@ SIGNLESS = {
     "lesson11.degree_from": {"part", "rest", "result"},
     "lesson12.centred_map": {"prediction", "k", "len"},
     "lesson12.share_inside": {"result"},
+    "lesson13.in_units_of_x": {"value", "sigma", "alpha", "_along"},
+    "lesson13.rank_of_rival": {"rival", "order", "int", "len", "arange", "argsort", "result"},
 }
 
 
@@ -331,6 +333,25 @@ EQUAL = {
         "basis.T → (-basis).T",
         "g @ basis.T → -g @ basis.T",
         "inner(g, v.expand_as(g)) → inner(v.expand_as(g), g)",
+    },
+    "lesson13.in_units_of_x": even("gradient")
+    | homogeneous("gradient")
+    # The absolute value is taken of the product; deviations and distances are not negative.
+    | signless("sigma * value")
+    | {
+        "_along(sigma * u + mu, gradient) → _along(sigma * u + mu, -gradient)",
+        "torch.einsum('bd,bd->b', x, gradient) → torch.einsum('bd,bd->b', -x, gradient)",
+        "torch.einsum('bd,bd->b', x, gradient) → torch.einsum('bd,bd->b', gradient, x)",
+        "torch.einsum('bd,bd->b', x, gradient) → torch.einsum('bd,bd->b', x, -gradient)",
+        "x * gradient → -x * gradient",
+        "x * gradient → x * -gradient",
+    },
+    "lesson13.rank_of_rival": homogeneous("scores")
+    | signless("(order == rival[:, None]).int()", "scores.argsort(1, descending=True)")
+    | signless("rival[:, None]")
+    | {
+        "(result).round()",  # ranks are whole numbers
+        "scores.argsort(1, descending=True) → scores.argsort(descending=True)",  # the last axis
     },
 }
 

@@ -9,7 +9,10 @@ def _reported(dice):
     """What was measured outside of the normalisation: values, gradients, inputs, mean, deviation."""
     value = 0.1 + torch.rand(4, generator=dice)
     gradient, u = torch.randn(2, 4, 6, generator=dice)
-    mu, sigma = (0.2 + torch.rand(2, generator=dice)).tolist()
+    mu, sigma = (
+        torch.randn((), generator=dice).item(),
+        0.5 + torch.rand((), generator=dice).item(),
+    )
     return value, gradient, u, mu, sigma
 
 
