@@ -36,11 +36,12 @@ CODE = {
     "thm-bound": ["bound.bound_terms", "bound.Measurements.bound"],
     "prop-tight": ["bound.Measurements.lower_bound", "bound.Measurements.tight_bound"],
     "prop-loss-gradient": ["training.gradient_penalty_loss"],
+    "prop-noise": ["saliency.alignment_of_noise"],
 }
 # The others are shown, or used in a proof, in the lesson itself.
 WITHOUT_CODE = {
     "prop-lipschitz", "prop-shift", "def-homogeneous", "lem-euler", "cor-collapse",
-    "prop-worst-loss", "prop-noise", "def-coarse", "prop-coarse", "prop-black",
+    "prop-worst-loss", "def-coarse", "prop-coarse", "prop-black",
     "prop-bias-factor", "prop-exponents", "prop-origin", "def-centred", "prop-centred", "prop-trivial",
 }  # fmt: skip
 
