@@ -145,7 +145,7 @@ function column(parent, model, ui, key, title, ask) {
   select.addEventListener("input", () => ui.tell(key, select.value));
   const body = make(box, "div"), pictures = make(body, "div", { class: "pictures" });
   const [map, adversary, change] = ["saliency map g", "adversary y", "y − x"].map((caption) => figure(pictures, caption));
-  const bars = make(body, "svg", { viewBox: "0 0 300 96", role: "img" });
+  const bars = make(body, "svg", { viewBox: "0 0 300 96", role: "img", "aria-label": "scores of the classes" });
   const number = numbersIn(make(make(body, "table"), "tbody"));
   const button = ui.button("Walk to the boundary", walk, make(body, "div", { class: "buttons" }));
   const scale = figure(body, "score of c·x against c; dashed: its tangent at c = 1", "svg", { viewBox: "0 0 300 156" });

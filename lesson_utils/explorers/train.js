@@ -73,7 +73,7 @@ function render({ model, el }) {
   const nets = [["first", "left network"], ["second", "right network"]].map((names) => trainee(ui.root, model, ui, ...names));
   const [alphas, tildes] = ["median α", "median ρ̃"].map((name) => {
     const box = make(ui.root, "div", { class: "curve" });
-    const svg = make(box, "svg", { viewBox: "0 0 300 134", role: "img" });
+    const svg = make(box, "svg", { viewBox: "0 0 300 134", role: "img", "aria-label": `${name} over the epochs: not trained yet` });
     make(box, "div", { class: "caption" }, `${name} of ${WATCHED} test images; left network solid, right one dashed`);
     return svg;
   });
