@@ -26,6 +26,9 @@ def drop_shared_ids(app, doctree, name):
     for section in doctree.findall(nodes.section):
         if section["ids"] in (["exercise-content"], ["solution-content"], ["proof-content"]):
             section["ids"] = []
+    for proof in doctree.findall(nodes.admonition):
+        if proof["ids"] == ["proof"]:
+            proof["ids"] = []
 
 
 def setup(app):
