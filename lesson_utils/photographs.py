@@ -528,12 +528,17 @@ def find_tiny_imagenet(root: str | Path | None = None, *, download: bool = False
         download_and_extract_archive(TINY_ZIP[0], str(root), md5=TINY_ZIP[1])
         return places[1]
     if found is None:
-        fetch = f"from lesson_utils.photographs import find_tiny_imagenet; find_tiny_imagenet({str(root)!r}, download=True)"
-        raise FileNotFoundError(
-            f"Tiny ImageNet is not in {root}. Set LESSONS_DATA to the folder that holds "
-            f'tiny-imagenet-200, or fetch it: python -c "{fetch}"'
-        )
+        call = f"find_tiny_imagenet({str(root)!r}, download=True)"
+        raise _not_there("Tiny ImageNet", root, "tiny-imagenet-200", call)
     return found
+
+
+def _not_there(name: str, root: Path, folders: str, call: str) -> FileNotFoundError:
+    fetch = f"from lesson_utils.photographs import {call.split('(')[0]}; {call}"
+    return FileNotFoundError(
+        f"{name} is not in {root}. Set LESSONS_DATA to the folder that holds {folders}, "
+        f'or fetch it: python -c "{fetch}"'
+    )
 
 
 def find_imagenette(root: str | Path | None = None, *, download: str = "") -> Path:
@@ -570,11 +575,9 @@ def find_imagenette(root: str | Path | None = None, *, download: str = "") -> Pa
         Imagenette(root, size=download, download=True)
         return find_imagenette(root)
     if found is None:
-        fetch = f"from lesson_utils.photographs import find_imagenette; find_imagenette({str(root)!r}, download='320px')"
-        raise FileNotFoundError(
-            f"Imagenette is not in {root}. Set LESSONS_DATA to the folder that holds "
-            f'imagenette2, imagenette2-320 or imagenette2-160, or fetch it: python -c "{fetch}"'
-        )
+        folders = "imagenette2, imagenette2-320 or imagenette2-160"
+        call = f"find_imagenette({str(root)!r}, download='320px')"
+        raise _not_there("Imagenette", root, folders, call)
     return found
 
 

@@ -662,6 +662,13 @@ def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist, 
     assert logits.shape == (2, classes)
 
 
+def test_unseen_photographs_are_known_among_a_part_of_the_classes_too(photographs):
+    part = PRESETS["imagenette"].change(classes=5, size=32, images=5, attack_images=1)
+    data, _ = images.open_data(part)
+    _, label, unseen = data.test.tensors
+    assert unseen.tolist() == (label < 2).tolist()  # of every second class, the first and the third
+
+
 def tiny_photographs(photographs, **change):
     few = {"images": 8, "attack_images": 1, "cw_rounds": 1, "cw_steps": 2, "epochs": 1, "size": 32}
     preset = PRESETS["tiny-imagenet-cpu"].change(width=8, batch_size=6, strengths=(0.1,))

@@ -67,8 +67,9 @@ def _open_photographs(settings: Settings, cache) -> tuple[ImageSets, Settings]:
     x, y = default_collate([test[i] for i in chosen])
     parts = [pixels(x), y]
     if wanted.data == "imagenette":  # its photographs come from both parts of ImageNet
-        files = Photographs(root, "val").samples
-        parts.append(torch.tensor(["ILSVRC2012_val" in files[i][0] for i in chosen]))
+        files = Photographs(root, "val", classes=wanted.classes).samples
+        unseen = [Path(files[i][0]).name.startswith("ILSVRC2012_val") for i in chosen]
+        parts.append(torch.tensor(unseen))
     return ImageSets(train_images, TensorDataset(*parts)), settings.change(classes=classes)
 
 
