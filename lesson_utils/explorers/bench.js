@@ -183,7 +183,7 @@ const PARTS = {
   all: {
     rows: ["winner", "rival", "angle", "alpha", "tilde", "bound", "direction", "bias", "trivial", "degree", "beta"],
     walk: true, scale: true, slider: ["c", "factor c of the scaled image", 0, 2],
-    say: (m) => `class ${m.winner}, α ${fixed(m.alpha)}, ρ̃ ${fixed(m.tilde)}, bound ${fixed(m.bound)}.`,
+    say: (m) => `class ${m.winner}, α ${fixed(m.alpha)}, ρ̃ ${fixed(m.tilde)}, bound ${fixed(m.bound)}, score ${fixed(m.score)}.`,
   },
   class: {
     rows: ["winner", "score", "angle", "alpha"], classes: true,
@@ -192,7 +192,7 @@ const PARTS = {
   scale: {
     rows: ["winner", "score", "homogeneous", "beta", "degree"],
     scale: true, slider: ["c", "factor c of the scaled image", 0, 2],
-    say: (m) => `score ${fixed(m.score)} = ${fixed(m.homogeneous)} from the image and β = ${fixed(m.beta)}.`,
+    say: (m) => `β = ${fixed(m.beta)}, the image's part ${fixed(m.homogeneous)}, their sum is the score ${fixed(m.score)}.`,
   },
   black: {
     rows: ["winner", "rival", "tilde", "black", "binarized", "alpha"],
@@ -228,7 +228,7 @@ function column(parent, model, ui, key, title, ask) {
   const number = numbersIn(make(make(body, "table"), "tbody"));
   const button = part.walk && ui.button("Walk to the boundary", walk, make(body, "div", { class: "buttons" }));
   const target = () => (part.classes ? model.get("target") : -1), shift = () => (part.slider?.[0] === "shift" ? model.get("shift") : 0);
-  const self = { text: "" };
+  const self = { text: "", scaled: "" };
   let asked = 0, answered = 0, known = null, found = null, values = null;
 
   /** Answer for the newest state; states that passed while the network was busy are left out. */
@@ -252,7 +252,7 @@ function column(parent, model, ui, key, title, ask) {
     select.value = network;
     body.hidden = !network;
     known = found = values = null;
-    self.text = "";
+    self.text = self.scaled = "";
     if (!network) return;
     try {
       const quick = raised(x, await ask(network, { job: "map", image }), shift());
@@ -299,6 +299,8 @@ function column(parent, model, ui, key, title, ask) {
     if (m !== found || c !== model.get("c")) return;
     drawScale(scale, values, m, c, scores[m.target]);
     number("scaled", "score of c·x", scores[m.target]);
+    self.scaled = c === 1 ? "" : ` At c = ${fixed(c)} it is ${fixed(scores[m.target])}.`;
+    ui.rest();
   }
 
   /** DeepFool: steps a little beyond the nearest linearized boundary, until the decision changes; then back by halving. */
@@ -367,7 +369,7 @@ function render({ model, el }) {
   /** Say the numbers once nothing moves any more. */
   ui.rest = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => ui.say(columns.map((one) => one.text).filter(Boolean).join(" ")), 700);
+    timer = setTimeout(() => ui.say(columns.map((one) => one.text + one.scaled).filter(Boolean).join(" ")), 700);
   };
   const part = PARTS[model.get("part")], controls = drawing(make(ui.root, "div", { class: "draw" }), model, ui);
   if (part.classes) classes(controls, model, ui);
