@@ -156,7 +156,7 @@ function drawScale(svg, values, { homogeneous, beta }, c, now) {
 function drawBlack(svg, { tilde, black, binarized }) {
   svg.replaceChildren();
   if (!Number.isFinite(tilde)) return svg.setAttribute("aria-label", "There is no linearized boundary");
-  const reach = 1.15 * Math.max(2, tilde, Math.abs(black)), px = (t) => 150 + (130 * t) / reach;
+  const reach = 1.15 * Math.max(1, tilde, Math.abs(black)), px = (t) => 150 + (130 * t) / reach;
   const line = (x1, y1, x2, y2, attributes) => make(svg, "line", { x1, y1, x2, y2, stroke: INK, "stroke-width": 2, ...attributes });
   const text = (x, y, words, anchor = "middle") => make(svg, "text", { x, y, "text-anchor": anchor }, words);
   make(svg, "rect", { x: 150, y: 18, width: 150, height: 132, fill: REGIONS[0] });
