@@ -119,7 +119,7 @@ def signed_distance_of_black(net, x):
     return ((margin - (x[0] * normal.view_as(x[0])).sum()) / normal.norm()).item()
 
 
-@pytest.mark.parametrize(("k", "digit"), enumerate([5, 3, 4, 6]))
+@pytest.mark.parametrize(("k", "digit"), list(enumerate([5, 3, 4, 6])))
 def test_where_black_lies(page, address, k, digit):
     opened(page, address, name=part("black"))
     choose(page, k)
