@@ -368,6 +368,8 @@ def _as_image(values: list[float], explorer: NetworkExplorer) -> Tensor:
 class NetworkExplorer(Explorer):
     """Robustness bench: draw an image; two networks answer with map, α, ρ̃, bound and adversary.
 
+    Lesson 9; other lessons show a part of it.
+
     The networks run in the browser (see :mod:`lesson_utils.browser`); one with layers that the
     browser's engine does not know is computed by the kernel behind the widget, and cannot stand on
     a page without one. In a built page the weights are scripts of the book that are read when a
@@ -380,8 +382,10 @@ class NetworkExplorer(Explorer):
     images : Tensor, `(n, channels, height, width)`
         To choose from and to draw on, in pixels of [0, 1].
     **state
-        Where to start: `x`, `first` and `second` (names of networks; the second may be ""), and
-        the factor `c` of the scaled image.
+        Where to start: `x`, `first` and `second` (names of networks; the second may be "").
+        And `part`, what is shown of it: "all"; "class", the maps of all classes (`target`, −1 for
+        the decision); "scale", the scores of c·x (`c`); "black", where the black image lies;
+        "shift", the same with κ/2 · ‖x‖² added to every score (`shift` is κ).
 
     Attributes
     ----------
@@ -404,7 +408,10 @@ class NetworkExplorer(Explorer):
     x = traitlets.Instance(Tensor).tag(sync=True, to_json=_as_list, from_json=_as_image)
     first = traitlets.Unicode().tag(sync=True)
     second = traitlets.Unicode("").tag(sync=True)
+    part = traitlets.Enum(("all", "class", "scale", "black", "shift"), "all").tag(sync=True)
     c = traitlets.Float(1.0, min=0.0, max=2.0).tag(sync=True)
+    target = traitlets.Int(-1, min=-1).tag(sync=True)
+    shift = traitlets.Float(0.0, min=-1.0, max=1.0).tag(sync=True)
 
     def __init__(self, models: Mapping[str, nn.Module], images: Tensor, **state):
         if not isinstance(images, Tensor) or not images.is_floating_point():

@@ -151,6 +151,9 @@ def test_explorer_shares_its_image_as_a_tensor(images):
         ({"first": ""}, "no network ''"),
         ({"second": "c"}, "no network 'c'"),
         ({"c": 3.0}, "greater than 2.0"),
+        ({"part": "map"}, "'part' trait"),
+        ({"target": -2}, "less than -1"),
+        ({"shift": 1.5}, "greater than 1.0"),
     ],
 )
 def test_explorer_refuses_what_it_cannot_show(images, change, message):
@@ -207,6 +210,15 @@ def test_a_page_has_no_weights_and_no_network_that_needs_a_kernel(images, monkey
     assert json.loads(state)["x"] == images[0].flatten().tolist()
     with pytest.raises(TypeError, match=r"cannot compute model\.2, GELU"):
         NetworkExplorer({"a": small(activation=nn.GELU)}, images).html()
+
+
+@pytest.mark.parametrize("part", ["all", "class", "scale", "black", "shift"])
+def test_a_part_of_the_bench_has_its_state_in_the_page(images, part):
+    explorer = NetworkExplorer({"a": small()}, images, part=part, target=2, shift=-0.5, c=0.5)
+    html = explorer.html()
+    state = json.loads(re.search(r"const state = (\{.*?\}), listeners", html)[1])
+    expected = {"part": part, "target": 2, "shift": -0.5, "c": 0.5}
+    assert {key: state[key] for key in expected} == expected
 
 
 def test_training_explorer_has_its_digits_in_lab_and_their_name_in_a_page(monkeypatch):

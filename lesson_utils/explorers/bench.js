@@ -22,7 +22,7 @@ const image = (images) => ({
   },
 });
 
-/** A field to draw on: mouse, finger or keys. */
+/** A field to draw on: mouse, finger or keys. Gives the place for further controls beside it. */
 function drawing(parent, model, ui) {
   const shape = model.get("shape"), [, height, width] = shape, area = height * width;
   const canvas = make(parent, "canvas", {
@@ -101,18 +101,34 @@ function drawing(parent, model, ui) {
   };
   model.on("change:x", showAll);
   showAll();
+  return controls;
 }
 
-/** Bars of the scores, the largest dark. */
-function drawScores(svg, scores) {
+/** Which class the map belongs to: that of the decision, or a chosen one. */
+function classes(parent, model, ui) {
+  const select = make(make(parent, "label", {}, "map of"), "select", OWN_KEYS);
+  select.addEventListener("input", () => ui.tell("target", Number(select.value)));
+  /** Offers as many classes as a network has scores. */
+  ui.offer = (n) => {
+    if (select.options.length !== n + 1) {
+      select.replaceChildren();
+      make(select, "option", { value: -1 }, "the decision");
+      for (let k = 0; k < n; k++) make(select, "option", { value: k }, `class ${k}`);
+    }
+    select.value = model.get("target") < n ? model.get("target") : -1;
+  };
+}
+
+/** Bars of the scores: the largest dark, that of the map's class rust if it is another one. */
+function drawScores(svg, scores, target) {
   svg.replaceChildren();
   const most = Math.max(...scores.map(Math.abs)) || 1, winner = scores.indexOf(Math.max(...scores)), wide = 300 / scores.length;
   scores.forEach((score, k) => {
     const size = (34 * Math.abs(score)) / most;
-    make(svg, "rect", { x: k * wide + 2, y: score > 0 ? 38 - size : 38, width: wide - 4, height: size, fill: k === winner ? BLUE : "#9aa4ae" });
+    make(svg, "rect", { x: k * wide + 2, y: score > 0 ? 38 - size : 38, width: wide - 4, height: size, fill: k === winner ? BLUE : k === target ? RUST : "#9aa4ae" });
     make(svg, "text", { x: (k + 0.5) * wide, y: 90, "text-anchor": "middle" }, String(k));
   });
-  svg.setAttribute("aria-label", `Scores of the classes: ${scores.map((score, k) => `${k}: ${score.toFixed(1)}`).join(", ")}`);
+  svg.setAttribute("aria-label", `Scores of the classes: ${[...scores].map((score, k) => `${k}: ${score.toFixed(1)}`).join(", ")}`);
 }
 
 const FACTORS = Array.from({ length: 21 }, (_, k) => k / 10);
@@ -136,21 +152,84 @@ function drawScale(svg, values, { homogeneous, beta }, c, now) {
     `${values.at(-1).toFixed(2)} at 2; the tangent at 1 meets the axis at β = ${beta.toFixed(2)}`);
 }
 
+/** The plane through x, the black image and g†: distances from the linearized boundary run from left to right. */
+function drawBlack(svg, { tilde, black, binarized }) {
+  svg.replaceChildren();
+  if (!Number.isFinite(tilde)) return svg.setAttribute("aria-label", "There is no linearized boundary");
+  const reach = 1.15 * Math.max(1, tilde, Math.abs(black)), px = (t) => 150 + (130 * t) / reach;
+  const line = (x1, y1, x2, y2, attributes) => make(svg, "line", { x1, y1, x2, y2, stroke: INK, "stroke-width": 2, ...attributes });
+  const text = (x, y, words, anchor = "middle") => make(svg, "text", { x, y, "text-anchor": anchor }, words);
+  make(svg, "rect", { x: 150, y: 18, width: 150, height: 132, fill: REGIONS[0] });
+  make(svg, "rect", { x: 0, y: 18, width: 150, height: 132, fill: REGIONS[1] });
+  text(150, 13, "boundary");
+  text(296, 146, "the winner's side", "end");
+  text(4, 146, "the rival's", "start");
+  line(150, 18, 150, 150);
+  line(px(black), 18, px(black), 150, { "stroke-dasharray": "2 4" });
+  line(px(tilde), 50, 150, 50, { stroke: RUST, "stroke-width": 4 });
+  line(px(tilde), 78, px(black), 78, { stroke: BLUE, "stroke-width": 4 });
+  line(px(black), 112, 150, 112, { stroke: GREEN, "stroke-width": 4 });
+  make(svg, "circle", { cx: px(tilde), cy: 50, r: 6, fill: INK });
+  make(svg, "rect", { x: px(black) - 6, y: 106, width: 12, height: 12, fill: INK });
+  text(px(tilde), 40, "x");
+  text(px(black), 132, "black");
+  svg.setAttribute("aria-label", `Image at the distance ${tilde.toFixed(2)} before the linearized boundary; black image ` +
+    `${Math.abs(black).toFixed(2)} ${black > 0 ? "before it, on the winner's side" : "behind it, on the rival's side"}; α† = ${binarized.toFixed(2)} between them`);
+}
+
+// What a widget may show of its networks: the rows of their tables, figures, and a sentence for the numbers m.
+const fixed = (value) => value.toFixed(2);
+const PARTS = {
+  all: {
+    rows: ["winner", "rival", "angle", "alpha", "tilde", "bound", "direction", "bias", "trivial", "degree", "beta"],
+    walk: true, scale: true, slider: ["c", "factor c of the scaled image", 0, 2],
+    say: (m) => `class ${m.winner}, α ${fixed(m.alpha)}, ρ̃ ${fixed(m.tilde)}, bound ${fixed(m.bound)}, score ${fixed(m.score)}.`,
+  },
+  class: {
+    rows: ["winner", "score", "angle", "alpha"], classes: true,
+    say: (m) => `map of class ${m.target}, score ${fixed(m.score)}, angle ${m.angle.toFixed(1)}°, α ${fixed(m.alpha)}.`,
+  },
+  scale: {
+    rows: ["winner", "score", "homogeneous", "beta", "degree"],
+    scale: true, slider: ["c", "factor c of the scaled image", 0, 2],
+    say: (m) => `β = ${fixed(m.beta)}, the image's part ${fixed(m.homogeneous)}, their sum is the score ${fixed(m.score)}.`,
+  },
+  black: {
+    rows: ["winner", "rival", "tilde", "black", "binarized", "alpha"],
+    black: true,
+    say: (m) => `black lies on the side of class ${m.black > 0 ? m.winner : m.rival}, t(0) = ${fixed(m.black)}; ρ̃ = ${fixed(m.tilde)}, α† = ${fixed(m.binarized)}.`,
+  },
+  shift: {
+    rows: ["winner", "alpha", "centred", "binarized", "tilde"],
+    slider: ["shift", "κ: add κ/2 · ‖x‖² to every score", -1, 1],
+    say: (m) => `class ${m.winner}, α ${fixed(m.alpha)}, centred α ${fixed(m.centred)}, α† ${fixed(m.binarized)}, ρ̃ ${fixed(m.tilde)}.`,
+  },
+};
+const ROWS = {
+  winner: "decision F(x)", rival: "nearest rival", score: "score of the map's class", angle: "angle of x and g",
+  alpha: "alignment α", centred: "centred alignment", binarized: "α†, of winner − rival", tilde: "linearized robustness ρ̃",
+  black: "t(0), black from the boundary", bound: "bound α + direction + bias", direction: "… direction ‖x‖·‖ḡ† − ḡ‖",
+  bias: "… bias |β†|/‖g†‖", trivial: "trivial bound ‖x‖ + bias", degree: "degree of homogeneity",
+  homogeneous: "⟨x, g⟩, homogeneous part", beta: "β, non-homogeneous part",
+};
+
 /** One network: its answers for the image of the state. `key` is the part of the state with its name. */
 function column(parent, model, ui, key, title, ask) {
-  const shape = model.get("shape"), names = model.get("networks").map((one) => one.name);
+  const shape = model.get("shape"), names = model.get("networks").map((one) => one.name), part = PARTS[model.get("part")];
   const box = make(parent, "section", { class: "net", "aria-label": title, "data-network": key });
   const select = make(make(box, "label", {}, title), "select", OWN_KEYS);
   (key === "first" ? names : ["", ...names]).forEach((value) => make(select, "option", { value }, value || "none"));
   select.addEventListener("input", () => ui.tell(key, select.value));
   const body = make(box, "div"), pictures = make(body, "div", { class: "pictures" });
-  const [map, adversary, change] = ["saliency map g", "adversary y", "y − x"].map((caption) => figure(pictures, caption));
+  const map = figure(pictures, "saliency map g"), walked = part.walk ? ["adversary y", "y − x"].map((caption) => figure(pictures, caption)) : [];
   const bars = make(body, "svg", { viewBox: "0 0 300 96", role: "img", "aria-label": "scores of the classes" });
+  const scale = part.scale && figure(body, "score of c·x against c; dashed: its tangent at c = 1", "svg", { viewBox: "0 0 300 156" });
+  const black = part.black && figure(body, "distances from the linearized boundary; rust ρ̃, blue α†", "svg", { viewBox: "0 0 300 150" });
   const number = numbersIn(make(make(body, "table"), "tbody"));
-  const button = ui.button("Walk to the boundary", walk, make(body, "div", { class: "buttons" }));
-  const scale = figure(body, "score of c·x against c; dashed: its tangent at c = 1", "svg", { viewBox: "0 0 300 156" });
-  const self = { text: "" };
-  let asked = 0, answered = 0, found = null, values = null;
+  const button = part.walk && ui.button("Walk to the boundary", walk, make(body, "div", { class: "buttons" }));
+  const target = () => (part.classes ? model.get("target") : -1), shift = () => (part.slider?.[0] === "shift" ? model.get("shift") : 0);
+  const self = { text: "", scaled: "" };
+  let asked = 0, answered = 0, known = null, found = null, values = null;
 
   /** Answer for the newest state; states that passed while the network was busy are left out. */
   async function update() {
@@ -172,42 +251,45 @@ function column(parent, model, ui, key, title, ask) {
     const network = model.get(key), x = model.get("x"), image = Float64Array.from(x);
     select.value = network;
     body.hidden = !network;
-    found = values = null;
-    self.text = "";
+    known = found = values = null;
+    self.text = self.scaled = "";
     if (!network) return;
     try {
-      const quick = await ask(network, { job: "map", image });
-      drawScores(bars, quick.scores);
-      paintSigned(map, shape, quick.gradients[0]);
-      [adversary, change].forEach((one) => { one.parentNode.hidden = true; });
+      const quick = raised(x, await ask(network, { job: "map", image }), shift());
+      if (target() < 0) {
+        drawScores(bars, quick.scores);
+        paintSigned(map, shape, quick.gradients[0]);
+      }
+      walked.forEach((one) => { one.parentNode.hidden = true; });
       if (stale()) return;
-      const { scores, gradients } = await ask(network, { job: "gradients", image });
-      found = measures(x, scores, gradients);
-      map.setAttribute("aria-label", `Saliency map of class ${found.winner}: brown below zero, purple above`);
-      showNumbers(found);
-      self.text = `${network}: class ${found.winner}, α ${found.alpha.toFixed(2)}, ρ̃ ${found.tilde.toFixed(2)}, bound ${found.bound.toFixed(2)}.`;
-      if (stale()) return;
+      known = { x, ...(await ask(network, { job: "gradients", image })) };
+      showMeasures();
+      if (stale() || !scale) return;
       const scaled = await ask(network, { job: "scores", images: FACTORS.map((c) => image.map((value) => c * value)) });
-      values = scaled.map((one) => one[found.winner]);
+      values = scaled.map((one) => one[found.target]);
       await showScale();
     } catch (error) {
       self.text = `${network}: ${error.message}.`;
     }
   }
 
-  function showNumbers(m) {
-    number("winner", "decision F(x)", `class ${m.winner}`);
-    number("rival", "nearest rival", `class ${m.rival}`);
-    number("angle", "angle of x and g", m.angle, 1, "°");
-    number("alpha", "alignment α", m.alpha);
-    number("tilde", "linearized robustness ρ̃", m.tilde);
-    number("bound", "bound α + direction + bias", m.bound);
-    number("direction", "… direction ‖x‖·‖ḡ† − ḡ‖", m.directionGap);
-    number("bias", "… bias |β†|/‖g†‖", m.biasGap);
-    number("trivial", "trivial bound ‖x‖ + bias", m.trivial);
-    number("degree", "degree of homogeneity", m.degree);
-    number("beta", "β, non-homogeneous part", m.beta);
-    number("distance", "‖y − x‖ of the adversary", "not walked");
+  /** What follows from the answers and from the rest of the state: map, bars and numbers. */
+  function showMeasures() {
+    if (!known) return;
+    const { scores, gradients } = raised(known.x, known, shift());
+    ui.offer?.(scores.length);
+    found = measures(known.x, scores, gradients, target());
+    drawScores(bars, scores, found.target);
+    paintSigned(map, shape, found.g);
+    map.setAttribute("aria-label", `Saliency map of class ${found.target}: brown below zero, purple above`);
+    for (const row of part.rows) {
+      const value = found[row], named = row === "winner" || row === "rival";
+      number(row, ROWS[row], named ? `class ${value}` : value, ...(row === "angle" ? [1, "°"] : []));
+    }
+    if (button) number("distance", "‖y − x‖ of the adversary", "not walked");
+    if (black) drawBlack(black, found);
+    self.text = `${model.get(key)}: ${part.say(found)}`;
+    ui.rest();
   }
 
   async function showScale() {
@@ -215,8 +297,10 @@ function column(parent, model, ui, key, title, ask) {
     if (!values) return;
     const [scores] = await ask(model.get(key), { job: "scores", images: [Float64Array.from(model.get("x"), (value) => c * value)] });
     if (m !== found || c !== model.get("c")) return;
-    drawScale(scale, values, m, c, scores[m.winner]);
-    number("scaled", "score of c·x", scores[m.winner]);
+    drawScale(scale, values, m, c, scores[m.target]);
+    number("scaled", "score of c·x", scores[m.target]);
+    self.scaled = c === 1 ? "" : ` At c = ${fixed(c)} it is ${fixed(scores[m.target])}.`;
+    ui.rest();
   }
 
   /** DeepFool: steps a little beyond the nearest linearized boundary, until the decision changes; then back by halving. */
@@ -230,9 +314,9 @@ function column(parent, model, ui, key, title, ask) {
       return scores.indexOf(Math.max(...scores));
     };
     const show = (y, steps) => {
-      [adversary, change].forEach((one) => { one.parentNode.hidden = false; });
-      paintImage(adversary, shape, y);
-      paintSigned(change, shape, minus(y, x));
+      walked.forEach((one) => { one.parentNode.hidden = false; });
+      paintImage(walked[0], shape, y);
+      paintSigned(walked[1], shape, minus(y, x));
       number("distance", "‖y − x‖ of the adversary", norm(minus(y, x)));
       self.text = `${steps} step${steps === 1 ? "" : "s"}: ‖y − x‖ = ${norm(minus(y, x)).toFixed(3)}, ρ̃ = ${m.tilde.toFixed(3)}.`;
     };
@@ -268,6 +352,7 @@ function column(parent, model, ui, key, title, ask) {
   }
 
   [key, "x"].forEach((one) => model.on(`change:${one}`, update));
+  ["target", "shift"].forEach((one) => model.on(`change:${one}`, showMeasures));
   model.on("change:c", showScale);
   update();
   return self;
@@ -284,17 +369,20 @@ function render({ model, el }) {
   /** Say the numbers once nothing moves any more. */
   ui.rest = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => ui.say(columns.map((one) => one.text).filter(Boolean).join(" ")), 700);
+    timer = setTimeout(() => ui.say(columns.map((one) => one.text + one.scaled).filter(Boolean).join(" ")), 700);
   };
-  drawing(make(ui.root, "div", { class: "draw" }), model, ui);
+  const part = PARTS[model.get("part")], controls = drawing(make(ui.root, "div", { class: "draw" }), model, ui);
+  if (part.classes) classes(controls, model, ui);
+  if (part.slider) ui.slider(...part.slider, controls);
   columns = [["first", "network"], ["second", "beside it"]].map(([key, title]) => column(ui.root, model, ui, key, title, ask));
   ui.root.append(ui.side);
-  ui.slider("c", "factor c of the scaled image", 0, 2);
 }
 
 const shared = (model) => {
   const names = model.get("networks").map((one) => one.name);
-  return { x: image(model.get("images")), first: oneOf(names), second: oneOf(["", ...names]), c: between(0, 2) };
+  const target = { text: String, value: (text) => (/^(-1|\d{1,4})$/.test(text) ? Number(text) : undefined) };
+  const choices = { x: image(model.get("images")), first: oneOf(names), second: oneOf(["", ...names]) };
+  return { ...choices, c: between(0, 2), target, shift: between(-1, 1) };
 };
 
 export default { render, shared };

@@ -156,8 +156,8 @@ export function panel(el, model, stage, clear = () => {}) {
       f();
     },
     /** A number of the state with a slider. */
-    slider(key, name, low, high) {
-      const label = make(side, "label", {}, name);
+    slider(key, name, low, high, parent = side) {
+      const label = make(parent, "label", {}, name);
       const value = make(label, "output");
       // the label would name the output, the first that it can
       const range = { type: "range", min: low, max: high, step: (high - low) / 100, "aria-label": name };

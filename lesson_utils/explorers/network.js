@@ -88,21 +88,32 @@ export function asking(model, source) {
   };
 }
 
-/** All that the bound theorem speaks of, from Ψ(x) and the ∇Ψᵏ(x), as `lesson_utils.measure` has it. */
-export function measures(x, scores, gradients) {
+/** Scores and gradients once κ/2 · ‖x‖² is added to every score. */
+export const raised = (x, { scores, gradients }, shift) => ({
+  scores: scores.map((score) => score + (shift / 2) * dot(x, x)),
+  gradients: gradients.map((g) => g.map((value, k) => value + shift * x[k])),
+});
+
+/** All that the bound theorem speaks of, from Ψ(x) and the ∇Ψᵏ(x), as `lesson_utils.measure` has it;
+ *  map, α and β of another class than the winner if one is asked for. */
+export function measures(x, scores, gradients, asked = -1) {
   const { winner, rival, value: tilde, normal } = linearized([...scores], gradients.map((g) => [...g]));
-  const g = [...gradients[winner]], length = norm(x), homogeneous = dot(x, g);
+  const target = asked >= 0 && asked < scores.length ? asked : winner;
+  const g = [...gradients[target]], length = norm(x), homogeneous = dot(x, g);
   const unit = (v) => v.map((value) => value / norm(v));
-  const alpha = alignment(x, g), beta = scores[winner] - homogeneous;
-  const apart = normal ? norm(minus(unit(normal), unit(g))) : NaN;
-  const psi = scores[winner] - scores[rival];
-  const biasGap = normal ? Math.abs(psi - dot(x, normal)) / norm(normal) : NaN;
+  const alpha = alignment(x, g), beta = scores[target] - homogeneous;
+  const mean = g.map((_, k) => gradients.reduce((sum, one) => sum + one[k], 0) / gradients.length);
+  const direction = normal ? length * norm(minus(unit(normal), unit(g))) : NaN;
+  const black = normal ? (scores[winner] - scores[rival] - dot(x, normal)) / norm(normal) : NaN;
+  const bias = Math.abs(black);
   return {
-    winner, rival, tilde, alpha, homogeneous, beta, biasGap, g, normal,
+    winner, rival, target, tilde, alpha, homogeneous, beta, g, normal, direction, black, bias,
+    score: scores[target],
     angle: (Math.acos(homogeneous / length / norm(g)) * 180) / Math.PI,
-    directionGap: length * apart,
-    bound: alpha + length * apart + biasGap,
-    trivial: length + biasGap,
+    binarized: normal ? alignment(x, normal) : NaN,
+    centred: alignment(x, minus(g, mean)),
+    bound: alpha + direction + bias,
+    trivial: length + bias,
     degree: Math.abs(homogeneous) / (Math.abs(homogeneous) + Math.abs(beta)),
   };
 }
@@ -122,6 +133,7 @@ const PICTURES = `
   border-radius: 4px; padding: 3px; grid-column: 1 / 3; }
 .explorer .pictures { display: grid; grid-template-columns: 2fr 1fr; gap: 6px; margin-top: 6px; }
 .explorer .pictures > :first-child { grid-row: 1 / 3; }
+.explorer .pictures > :only-child { grid-column: 1 / 3; max-width: 260px; }
 .explorer .caption { font-size: 14px; }
 .explorer .net svg { max-width: 340px; flex: none; width: 100%; }
 .explorer .net svg text { font-size: 14px; }

@@ -71,6 +71,14 @@ def test_page_in_the_browser(page, address, name):
     assert page.evaluate(broken) == 0
 
 
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_light_and_reads_no_network_before_it_is_seen(page, address, html, name):
+    page.set_viewport_size({"width": 390, "height": 200})
+    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+    assert [url for url in page.requested if "/networks/" in url] == []
+    assert (html / f"{name}.html").stat().st_size < 1_500_000
+
+
 def test_formulas_and_links_work_without_a_server(page, html):
     page.goto((html / f"{LESSONS[2]}.html").as_uri())
     page.wait_for_selector(".math mjx-container")

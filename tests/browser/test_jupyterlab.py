@@ -1,4 +1,4 @@
-"""Every lesson with a widget in a really running JupyterLab: sliders run Python, drags reach `observe`."""
+"""Every lesson in a really running JupyterLab: sliders run Python, drags and drawings reach `observe`."""
 
 import json
 import os
@@ -12,14 +12,8 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from test_built_book import LESSONS, ROOT, cells
+from test_built_book import LESSONS, ROOT
 
-WITH_WIDGET = [
-    lesson
-    for lesson in LESSONS
-    if "FrameSlider(" in "".join(cells(lesson, "code"))
-    or "Explorer(" in "".join(cells(lesson, "code"))
-]
 MOVED_BY_PYTHON = [0.37, 0.11]
 # Runs after the lesson: what the browser changes goes to a file, what Python changes to the browser.
 EPILOGUE = f"""
@@ -28,6 +22,14 @@ from pathlib import Path as _Path
 if "explorer" in globals():
     explorer.x = {MOVED_BY_PYTHON}
     explorer.observe(lambda change: _Path("seen.json").write_text(_json.dumps(change["new"])), names="x")
+if "bench" in globals():
+    from lesson_utils import measure as _measure
+    def _drawn(_=None):
+        _m = _measure(bench.models[bench.first], bench.x)
+        _numbers = {{"beta": _m.bias, "tilde": _m.linearized_robustness, "alpha": _m.alignment}}
+        _Path("drawn.json").write_text(_json.dumps({{k: v.item() for k, v in _numbers.items()}}))
+    bench.observe(_drawn, names="x")
+    _drawn()
 print("the lesson" + " has run")
 """
 
@@ -70,7 +72,7 @@ def lab(tmp_path_factory):
     home = tmp_path_factory.mktemp("lab")
     folder = home / "lessons"
     shutil.copytree(ROOT / "lessons", folder, ignore=shutil.ignore_patterns("*.ipynb"))
-    for lesson in WITH_WIDGET:
+    for lesson in LESSONS:
         notebook = json.loads((ROOT / f"{lesson}.ipynb").read_text(encoding="utf-8"))
         copy = folder / f"{lesson.removeprefix('lessons/')}.ipynb"
         copy.write_text(json.dumps(with_epilogue(notebook)), encoding="utf-8")
@@ -140,16 +142,19 @@ def kernel_for(address, notebook):
     ask(address, "DELETE", f"sessions/{session['id']}")
 
 
-@pytest.mark.parametrize("lesson", WITH_WIDGET)
+@pytest.mark.parametrize("lesson", LESSONS)
 def test_widgets_are_live(page, lab, lesson):
     address, folder = lab
     notebook = f"{lesson.removeprefix('lessons/')}.ipynb"
-    (folder / "seen.json").unlink(missing_ok=True)
+    for name in ("seen.json", "drawn.json"):
+        (folder / name).unlink(missing_ok=True)
     with kernel_for(address, notebook):
         page.goto(f"{address}/lab/tree/{notebook}?reset", timeout=60_000)
         run_all(page, address)
         assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
-        assert move_sliders(page) + drag_explorer(page, folder / "seen.json") > 0
+        moved = move_sliders(page) + drag_explorer(page, folder / "seen.json")
+        moved += draw_on_bench(page, folder / "drawn.json") + train(page) + hunt(page)
+        assert moved > 0
 
 
 def test_networks_in_the_browser_and_in_the_kernel_follow_the_drawing(page, lab):
@@ -224,9 +229,9 @@ def move_sliders(page):
 
 def drag_explorer(page, seen):
     """Drag the point of the explorer; Python must see where it went. Number of explorers found."""
-    if not page.locator(".explorer").count():
-        return 0
     handle = page.locator(".explorer [data-handle=x]")
+    if not handle.count():
+        return 0
     assert shown_at(handle) == MOVED_BY_PYTHON
     handle.scroll_into_view_if_needed()
     box = handle.locator(".ring").bounding_box()
@@ -250,6 +255,69 @@ def drag_explorer(page, seen):
         before = box.is_checked()
         box.press("Space")
         assert box.is_checked() != before
+    return 1
+
+
+def draw_on_bench(page, drawn):
+    """Draw into the bench; it must show what Python has for the drawing. Number of benches found."""
+    canvas = page.locator(".explorer .draw canvas")
+    if not canvas.count():
+        return 0
+    canvas.scroll_into_view_if_needed()
+    rows_agree(page, drawn)
+    before = drawn.read_text()
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + 20, box["y"] + 20)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 100, box["y"] + 80)
+    page.mouse.up()
+    rows_agree(page, drawn, before)
+    return 1
+
+
+def rows_agree(page, drawn, before=None):
+    """Wait until Python has seen another drawing, and the first network shows its numbers."""
+    deadline = time.time() + 30
+    while True:
+        text = drawn.read_text() or "{}"
+        rows = page.locator(".explorer [data-network=first] [data-value]").evaluate_all(
+            "cells => cells.map(cell => [cell.dataset.name, Number(cell.dataset.value)])"
+        )
+        shown, expected = dict(rows), json.loads(text)
+        common = set(shown) & set(expected)
+        close = all(shown[k] == pytest.approx(expected[k], rel=1e-3, abs=1e-3) for k in common)
+        if common and close and text != before:
+            return
+        assert time.time() < deadline, (shown, expected)
+        page.wait_for_timeout(300)
+
+
+def train(page):
+    """Train for an epoch. Number of trainings found."""
+    epochs = page.locator(".explorer [data-network=first] [data-name=epoch]")
+    if not page.get_by_role("button", name="Train", exact=True).count():
+        return 0
+    page.get_by_role("button", name="Train", exact=True).scroll_into_view_if_needed()
+    epochs.wait_for()
+    page.get_by_role("button", name="Train", exact=True).click()
+    enough = "cell => Number(cell.dataset.value) >= 1"
+    page.wait_for_function(enough, arg=epochs.element_handle(), timeout=60_000)
+    page.get_by_role("button", name="Pause", exact=True).click()
+    return 1
+
+
+def hunt(page):
+    """Hunt once more. Number of hunts found."""
+    again = page.get_by_role("button", name="Hunt again", exact=True)
+    if not again.count():
+        return 0
+    sentence = page.locator(".explorer:has(input[type=text]) p[aria-live]")
+    before = sentence.text_content()
+    again.click()
+    page.wait_for_function(
+        "([p, t]) => p.textContent !== t", arg=[sentence.element_handle(), before]
+    )
+    assert sentence.text_content().startswith("Broken at try")
     return 1
 
 

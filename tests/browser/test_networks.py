@@ -123,9 +123,9 @@ def test_scripts_hold_the_networks_and_are_small(html):
     assert len(page) < 400_000, "no weights in the page"
 
 
-def opened(page, place, state=""):
-    """The bench once both its networks have answered."""
-    page.goto(f"{place}/{PAGE}.html{state}")
+def opened(page, place, state="", name=PAGE):
+    """The bench of a page once both its networks have answered."""
+    page.goto(f"{place}/{name}.html{state}")
     page.locator(BENCH).scroll_into_view_if_needed()
     answered(page)
 

@@ -32,13 +32,26 @@ def numbers(page):
     return dict(rows)
 
 
-def test_lessons_hold_their_widgets(html):
+def explorers_of(lesson):
+    """The explorers that a lesson makes and shows, by their kinds."""
+    made, shown = {}, []
+    for code in cells(lesson, "code"):
+        for name, kind in re.findall(r"^(\w+) = (\w+)Explorer\(", code, re.M):
+            made[name] = kind.lower()
+        last = code.splitlines()[-1]
+        shown += [made[last]] if last in made else []
+    return shown
+
+
+def test_every_lesson_has_something_to_move(html):
     assert len(PLAYERS) >= 3
     for lesson in LESSONS:
-        code = "\n".join(cells(lesson, "code"))
+        players = "\n".join(cells(lesson, "code")).count("FrameSlider(")
         soup = BeautifulSoup((html / f"{lesson}.html").read_text(encoding="utf-8"), "html.parser")
-        assert len(soup.select(".frames")) == code.count("FrameSlider(")
-        assert len(soup.select("div[id^=explorer-]")) == len(re.findall(r"^explorer$", code, re.M))
+        assert len(soup.select(".frames")) == players
+        kinds = [place["data-kind"] for place in soup.select("div[id^=explorer-]")]
+        assert kinds == explorers_of(lesson)
+        assert players + len(kinds) > 0
         for player in soup.select(".frames"):
             assert len(str(player)) < 500_000
     assert sum((html / f"{lesson}.html").stat().st_size for lesson in LESSONS) < 15e6
@@ -169,8 +182,8 @@ def test_a_finger_drags_and_the_page_does_not_scroll(browser, address):
 def test_affine_explorer_says_what_stays(page, address):
     opened(page, address, AFFINE)
     start = numbers(page)
-    sentence = page.locator(".explorer p")
-    slider = page.locator(".explorer input[type=range]")
+    sentence = page.locator("[data-kind=affine] p")
+    slider = page.locator("[data-kind=affine] input[type=range]")
     again = page.get_by_role("button", name="Start again")
 
     def press(control, key, times):
