@@ -8,7 +8,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import cross_entropy
 
 from .autograd import with_gradients
-from .validation import check_floating, check_strength
+from .validation import (
+    as_tensor_of_logits,
+    check_at_least_one,
+    check_floating,
+    check_label_range,
+    check_labels,
+    check_shape_of_logits,
+    check_strength,
+)
 
 
 @with_gradients
@@ -29,7 +37,7 @@ def gradient_penalty_loss(
         `strength > 0`: in train mode the gradient by one sample depends on the others.
     x : Tensor, `(batch, *input_shape)`
     y : Tensor of int, `(batch,)`
-        True labels.
+        True labels, numbered from 0.
     strength : float
         λ ≥ 0; with 0 no second gradient is computed.
 
@@ -43,22 +51,33 @@ def gradient_penalty_loss(
     Raises
     ------
     TypeError
-        `x` holds no floating-point numbers.
+        `x` holds no floating-point numbers, `y` no integers, or `model` returns no tensor.
     ValueError
+        `x` is empty, `y` is not one label a sample, `model` returns no logits `(batch, n ≥ 2)`; or
         `strength` is negative, or positive while batch normalisation is in train mode.
+    IndexError
+        `y` holds a label that is no class of the model (on a GPU: an error of CUDA's).
     """
     check_strength(strength)
     check_floating("x", x)
-    x, y = x.clone(), y.clone()  # the model may change its input in place
+    check_labels(y, x)
     if strength == 0:
-        return cross_entropy(model(x), y), x.new_zeros(())
+        return _cross_entropy(model, x, y, "mean"), x.new_zeros(())
     _check_penalty_is_per_sample(model)
-    x = x.detach().requires_grad_(True)
+    x = x.detach().clone().requires_grad_(True)
     with sdpa_kernel(SDPBackend.MATH):  # the kernel of attention that has a second derivative
-        losses = cross_entropy(model(x.clone()), y, reduction="none")
+        losses = _cross_entropy(model, x, y, "none")
     (grad,) = torch.autograd.grad(losses.sum(), x, create_graph=True)
     penalty = grad.flatten(1).square().sum(1).mean()
     return losses.mean() + strength * penalty, penalty.detach()
+
+
+def _cross_entropy(model: nn.Module, x: Tensor, y: Tensor, reduction: str) -> Tensor:
+    logits = as_tensor_of_logits(model(x.clone()))  # the model may change its input in place
+    check_shape_of_logits(logits, x)
+    if not y.is_cuda:  # to ask would stop a GPU at every step
+        check_label_range(y, logits)
+    return cross_entropy(logits, y.to(torch.long, copy=True), reduction=reduction)
 
 
 @with_gradients
@@ -78,8 +97,10 @@ def fit(
     Parameters
     ----------
     model : nn.Module
-    x, y : Tensor
-        Training images and labels.
+    x : Tensor, `(n, *input_shape)`
+        Training images.
+    y : Tensor of int, `(n,)`
+        Their labels, numbered from 0.
     strength : float
         λ of :func:`gradient_penalty_loss`.
     epochs, batch_size, learning_rate
@@ -90,28 +111,32 @@ def fit(
 
     Raises
     ------
-    TypeError, ValueError
-        See :func:`gradient_penalty_loss`. With `strength > 0` a model with batch normalisation is
-        refused: this function trains in train mode. (:func:`lesson_utils.experiments.train.train`
-        can freeze it.)
+    TypeError, ValueError, IndexError
+        See :func:`gradient_penalty_loss`; also for a `batch_size` that is no integer ≥ 1. With
+        `strength > 0` a model with batch normalisation is refused: this function trains in train
+        mode. (:func:`lesson_utils.experiments.train.train` can freeze it.)
     """
     check_strength(strength)
     check_floating("x", x)
+    check_labels(y, x)
+    check_at_least_one("batch_size", batch_size)
     if strength > 0:
         _check_penalty_is_per_sample(model, will_train=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     model.train()
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        torch.manual_seed(seed)
-        for _ in range(epochs):
-            for batch in cut_into_batches(
-                model, torch.randperm(len(x), device=x.device), batch_size
-            ):
-                optimizer.zero_grad()
-                loss, _ = gradient_penalty_loss(model, x[batch], y[batch], strength)
-                loss.backward()
-                optimizer.step()
-    return model.eval()
+    try:
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            torch.manual_seed(seed)
+            for _ in range(epochs):
+                order = torch.randperm(len(x), device=x.device)
+                for batch in cut_into_batches(model, order, batch_size):
+                    optimizer.zero_grad()
+                    loss, _ = gradient_penalty_loss(model, x[batch], y[batch], strength)
+                    loss.backward()
+                    optimizer.step()
+    finally:  # also where a label is refused
+        model.eval()
+    return model
 
 
 def cut_into_batches(model: nn.Module, order: Tensor, batch_size: int) -> list[Tensor]:
@@ -148,6 +173,9 @@ def _check_penalty_is_per_sample(model: nn.Module, *, will_train: bool = False) 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of samples whose predicted class is `y`."""
+    """Share of samples whose predicted class is `y`; x and y as in :func:`gradient_penalty_loss`."""
     check_floating("x", x)
-    return (model(x.clone()).argmax(1) == y).double().mean().item()
+    check_labels(y, x)
+    logits = as_tensor_of_logits(model(x.clone()))
+    check_shape_of_logits(logits, x)
+    return (logits.argmax(1) == y).double().mean().item()

@@ -58,7 +58,7 @@ def check_input(model: Model, x: Tensor) -> None:
             f"x holds {x.dtype}: inner products with gradients lose their digits there. "
             "Measure in single precision: x.float() and model.float()"
         )
-    if x.layout != torch.strided or x.is_nested:
+    if x.layout != torch.strided:
         raise ValueError(f"x is stored as {x.layout}: use x.to_dense(), one array for all samples")
     if x.ndim < 2:
         raise ValueError(
@@ -86,6 +86,11 @@ def check_floating(name: str, values: Tensor) -> None:
         raise TypeError(
             f"{name} holds {values.dtype}, but floating-point numbers are needed: "
             f"use {name}.float(), and {name}.float() / 255 for images stored as bytes"
+        )
+    if values.is_nested:
+        raise ValueError(
+            f"{name} is a nested tensor, whose samples have shapes of their own: pass those of one "
+            "shape together, torch.stack(samples)"
         )
 
 
@@ -124,9 +129,14 @@ def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
             stack.enter_context(_COMPILED)
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         # a clone, which the model may change in place
-        logits = getattr(model, "_orig_mod", model)(leaf.clone())
+        logits = as_tensor_of_logits(getattr(model, "_orig_mod", model)(leaf.clone()))
+    return leaf, logits.to(x.dtype) if logits.dtype in _PRECISIONS else logits
+
+
+def as_tensor_of_logits(logits: object) -> Tensor:
+    """What a model returned, if that is a tensor; else a refusal with the remedy for its type."""
     if isinstance(logits, Tensor):
-        return leaf, logits.to(x.dtype) if logits.dtype in _PRECISIONS else logits
+        return logits
     if hasattr(logits, "logits"):
         remedy = "output.logits"
     elif isinstance(logits, Mapping):
@@ -297,8 +307,8 @@ def _check_finite(name: str, values: Tensor) -> None:
         )
 
 
-def check_logits(logits: Tensor, x: Tensor) -> None:
-    """Refuse logits that are not finite `(batch, n ≥ 2)` with a gradient; see :func:`lesson_utils.autograd.checked_logits`."""
+def check_shape_of_logits(logits: Tensor, x: Tensor) -> None:
+    """Refuse logits that are not `(batch, n ≥ 2)`."""
     shape = tuple(logits.shape)
     if len(shape) == 2 and shape[0] == len(x) and shape[1] == 1:
         raise ValueError(
@@ -311,6 +321,11 @@ def check_logits(logits: Tensor, x: Tensor) -> None:
             f"model(x) must have shape (batch, n_classes) with batch = {len(x)}, got {shape}: "
             f"return one row of logits a sample{squeezed}"
         )
+
+
+def check_logits(logits: Tensor, x: Tensor) -> None:
+    """Refuse logits that are not finite `(batch, n ≥ 2)` with a gradient; see :func:`lesson_utils.autograd.checked_logits`."""
+    check_shape_of_logits(logits, x)
     if logits.dtype not in _PRECISIONS:
         raise ValueError(
             f"model(x) holds {logits.dtype}: return the logits in single or double precision"
@@ -349,6 +364,34 @@ def class_index(target: int | Tensor | None, logits: Tensor) -> Tensor:
             f"got values from {int(index.min())} to {int(index.max())}"
         )
     return index.long()
+
+
+def check_labels(y: Tensor, x: Tensor) -> None:
+    """Refuse labels that are not one integer for each of the samples x, of which there must be one."""
+    if len(x) == 0:
+        raise ValueError(f"x is empty (shape {tuple(x.shape)}): pass at least one sample")
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}: use torch.as_tensor(y)")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(
+            f"y must hold labels (integers), got {y.dtype}: use y.long(), and y.argmax(1) for rows "
+            "with one number a class"
+        )
+    if y.shape != (len(x),):
+        raise ValueError(
+            f"y must be one label a sample of x, shape ({len(x)},), got {tuple(y.shape)}: "
+            "use y.argmax(1) for rows with one number a class, y.flatten() for a column"
+        )
+
+
+def check_label_range(y: Tensor, logits: Tensor) -> None:
+    """Refuse labels that are no classes of a model with these logits."""
+    n = logits.shape[1]
+    if (y < 0).any() or (y >= n).any():
+        raise IndexError(
+            f"y must lie in 0 … {n - 1} for a model with {n} logits, got labels from "
+            f"{int(y.min())} to {int(y.max())}: number the classes from 0, or give the model more"
+        )
 
 
 def check_bounds(x: Tensor, bounds: Bounds | None) -> Bounds | None:

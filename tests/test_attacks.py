@@ -28,13 +28,14 @@ def foolbox_distance(model, x, bounds):
 
 
 @pytest.mark.parametrize("bounds", [None, (0, 1)])
-def test_never_worse_than_foolbox(digits, digits_net, bounds):
+def test_never_one_percent_worse_than_foolbox(digits, digits_net, bounds):
     x = digits.x_test[:150]
     ours = minimal_l2(digits_net, x, bounds=bounds)
     theirs = foolbox_distance(digits_net, x, bounds)
     assert ours.success.all()
-    assert (ours.distance <= (1 + ROUNDING) * theirs).all()
-    # and it does improve on them: "never worse" alone would hold for a copy
+    assert (ours.distance <= 1.01 * theirs).all()
+    assert (ours.distance <= (1 + ROUNDING) * theirs).double().mean() > 0.95
+    # and it does improve on them: a copy would pass the above, too
     assert (ours.distance < 0.999 * theirs).double().mean() > 0.2
 
 

@@ -16,6 +16,7 @@ from lesson_utils import (
     saliency_map,
 )
 from lesson_utils.models import mlp
+from lesson_utils.training import accuracy, fit, gradient_penalty_loss
 
 FUNCTIONS = [
     saliency_map,
@@ -54,6 +55,89 @@ def test_bad_input(function, case):
     x, error, message = BAD_INPUTS[case]
     with pytest.raises(error, match=message):
         function(NET, x)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("function", [*FUNCTIONS, lambda net, x: fit(net, x, LABELS[:2])])
+def test_samples_of_several_shapes(function):
+    x = torch.nested.nested_tensor([torch.rand(3, 4), torch.rand(2, 4)])
+    with pytest.raises(ValueError, match=r"x is a nested tensor.*torch\.stack\(samples\)"):
+        function(NET, x)
+
+
+LABELS = torch.tensor([0, 1, 2, 1, 0])
+BAD_LABELS = {
+    "a list": (LABELS.tolist(), TypeError, r"y must be a torch\.Tensor, got list.*as_tensor\(y\)"),
+    "floats": (LABELS.float(), TypeError, r"y must hold labels.*float32: use y\.long\(\)"),
+    "truth values": (LABELS > 0, TypeError, r"y must hold labels.*torch\.bool"),
+    "probabilities": (torch.rand(5, 3), TypeError, r"y must hold labels.*y\.argmax\(1\)"),
+    "one hot": (torch.eye(3).long()[LABELS], ValueError, r"shape \(5,\), got \(5, 3\).*argmax"),
+    "a column": (LABELS[:, None], ValueError, r"shape \(5,\), got \(5, 1\).*y\.flatten\(\)"),
+    "one for all": (LABELS[0], ValueError, r"shape \(5,\), got \(\)"),
+    "too few": (
+        LABELS[:4],
+        ValueError,
+        r"y must be one label a sample of x, shape \(5,\), got \(4,\)",
+    ),
+    "too many": (torch.cat([LABELS, LABELS]), ValueError, r"shape \(5,\), got \(10,\)"),
+}
+OUT_OF_RANGE = {"from one": LABELS + 1, "negative": LABELS - 1, "to be ignored": LABELS - 100}
+WITH_LABELS = {
+    "fit": lambda net, x, y: fit(net, x, y, epochs=1)[-1].weight.sum().item(),
+    "gradient_penalty_loss": lambda net, x, y: gradient_penalty_loss(net, x, y, 1.0)[0].item(),
+    "plain": lambda net, x, y: gradient_penalty_loss(net, x, y, 0.0)[0].item(),
+    "accuracy": accuracy,
+}
+
+
+@pytest.mark.parametrize("function", WITH_LABELS)
+@pytest.mark.parametrize("case", BAD_LABELS)
+def test_bad_labels(function, case):
+    y, error, message = BAD_LABELS[case]
+    with pytest.raises(error, match=message):
+        WITH_LABELS[function](mlp([4, 3]).eval(), X, y)
+
+
+@pytest.mark.parametrize("function", ["fit", "gradient_penalty_loss", "plain"])
+@pytest.mark.parametrize("case", OUT_OF_RANGE)
+def test_labels_that_are_no_classes(function, case):
+    net, y = mlp([4, 3]).eval(), OUT_OF_RANGE[case]
+    with pytest.raises(IndexError, match=rf"0 … 2 .* got labels from {y.min()} to {y.max()}"):
+        WITH_LABELS[function](net, X, y)
+    assert not net.training
+
+
+@pytest.mark.parametrize("function", WITH_LABELS)
+def test_integers_of_any_width_are_labels(function):
+    found = set()
+    for dtype in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        torch.manual_seed(0)
+        found.add(WITH_LABELS[function](mlp([4, 3]).eval(), X, LABELS.to(dtype)))
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("function", WITH_LABELS)
+def test_training_on_nothing_and_by_what_returns_no_logits(function):
+    call = WITH_LABELS[function]
+    with pytest.raises(ValueError, match=r"x is empty.*at least one"):
+        call(mlp([4, 3]), X[:0], LABELS[:0])
+    with pytest.raises(TypeError, match=r"model\(x\) must be a tensor.*got tuple.*output\[0\]"):
+        call(Returning(lambda logits: (logits, logits)), X, LABELS)
+    with pytest.raises(ValueError, match="one logit column"):
+        call(Returning(lambda logits: logits[:, :1]), X, 0 * LABELS)
+    with pytest.raises(ValueError, match=r"batch = 5, got \(5, 3, 1\)"):
+        call(Returning(lambda logits: logits[..., None]), X, LABELS)
+
+
+class Returning(nn.Module):
+    """A network with something around its logits."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.net, self.wrap = mlp([4, 3]), wrap
+
+    def forward(self, x):
+        return self.wrap(self.net(x))
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -132,6 +216,13 @@ def test_bad_arguments():
         minimal_l2(NET, X, bounds=(1, 0))
     with pytest.raises(ValueError, match=r"outside bounds.*bounds=None"):
         minimal_l2(NET, X + 3, bounds=(0, 1))
+
+
+def test_batch_size_of_training():
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        fit(mlp([4, 3]), X, LABELS, batch_size=0)
+    with pytest.raises(TypeError, match="batch_size must be an integer"):
+        fit(mlp([4, 3]), X, LABELS, batch_size=2.5)
 
 
 def test_alignment_arguments():

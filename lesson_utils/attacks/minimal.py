@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from ..autograd import inner, leaf_and_logits, norm, per_sample, ranking
 from ..validation import Bounds, Model
 from .common import AttackResult, Task, as_result, ask, bisect, boundary, is_adversarial, scores
-from .proposals import around, ddn, deepfool, far_and_wide
+from .proposals import around, ddn, deepfool, far_and_wide, walk
 
 # Up to so many entries a sample, random points cover the directions.
 FEW_DIMENSIONS = 8
@@ -21,16 +20,18 @@ FEW_DIMENSIONS = 8
 def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> AttackResult:
     """Search the closest input with another decision, in the Euclidean norm.
 
-    DeepFool (free, and towards each of the two strongest rivals) and DDN propose
-    adversaries, and random directions where these find none. Each is pulled in, the nearest
-    with precision: bisection on the segment to x brings it to the decision boundary; the
-    foot of the perpendicular from x to the tangent plane of the boundary gives a closer
-    point, and so on until nothing improves. For an affine classifier the tangent plane is
-    the boundary, and the result is ρ up to rounding. In a few dimensions random points of
-    the ball that is left are tried too.
+    DeepFool (free, and towards each of the two strongest rivals), DDN, and two shorter walks of
+    its kind that leap further propose adversaries, and random directions where these find none.
+    Each is pulled in, the nearest with precision: the foot of the perpendicular from x to the
+    tangent plane of the decision boundary gives a closer point, and so on until nothing
+    improves. For an affine classifier the tangent plane is the boundary, and the result is ρ up
+    to rounding. In a few dimensions random points of the ball that is left are tried too.
 
     The distance is an *upper bound* of ρ, and no more: a nearer adversary may lie where no
-    descent leads, and a failed search proves nothing. Up to rounding a sample's result does
+    descent leads, and a failed search proves nothing. Of 150 digits and a convolutional network
+    the best of nine attacks of other libraries, some with a thousand steps, and of some two dozen
+    searches tried here came nearer by more than 1 % at 5 (in the box) and 10 (free), by 7 % at
+    most. Up to rounding a sample's result does
     not depend on the other samples of the batch; random points come from a generator of the
     search's own with a fixed seed.
 
@@ -61,13 +62,13 @@ def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> Atta
     Rony et al., *Decoupling Direction and Norm* (DDN), CVPR 2019.
     """
     task = ask(model, x, bounds)
-    best = torch.full_like(task.x, torch.nan)
-    for found in _proposals(task):
-        found = bisect(task, found, halvings=5)
-        # Pulling in helps by a fifth, seldom by more: what lies further out is left alone.
-        hopeless = norm(found - task.x) > 1.2 * norm(best - task.x)
-        found = torch.where(per_sample(hopeless, found), torch.nan, found)
-        best = _nearer(task, best, _each(_approach, task, found))
+    best = _nearer(task, torch.full_like(task.x, torch.nan), deepfool(task))
+    # The nearest boundary by linearization need not be the nearest: try other rivals too.
+    for rival in ranking(scores(task, task.x), task.label)[:, 1:3].unbind(1):
+        best = _nearer(task, best, deepfool(task, rival=rival, steps=20))
+    best = _nearer(task, best, ddn(task))
+    for from_best, spread in ((True, 3.0), (False, 1.0)):
+        best = _nearer(task, best, _leaping_walk(task, best, from_best, spread))
     failed = ~best.flatten(1).isfinite().all(1)
     if failed.any():
         best[failed] = far_and_wide(task.of(failed))
@@ -76,18 +77,36 @@ def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> Atta
     return as_result(task, _each(_pull_in, task, best))
 
 
-def _proposals(task: Task) -> Iterator[Tensor]:
-    yield deepfool(task)
-    # The nearest boundary by linearization need not be the nearest: try other rivals too.
-    for rival in ranking(scores(task, task.x), task.label)[:, 1:3].unbind(1):
-        yield deepfool(task, rival=rival, steps=20)
-    yield ddn(task)
+def _leaping_walk(task: Task, best: Tensor, from_best: bool, spread: float) -> Tensor:
+    """A walk from `best` or from x that leaps out of the valley where `best` lies, and calms down.
+
+    At first many rivals count, in the end only the strongest. Where there is no `best` it
+    starts from x, with the unit of length.
+    """
+    radius = norm(best - task.x)
+    known = radius.isfinite()
+    start = torch.where(per_sample(known & from_best, best), best, task.x)
+    radius = torch.where(known, radius, task.length)
+    cooling = (spread, spread), (30.0, 30.0)
+    return walk(task, start, radius, 25, leaps=(2, 0.01), change=(0.1, 0.01), spread=cooling)
 
 
-def _nearer(task: Task, y: Tensor, other: Tensor) -> Tensor:
-    """Of two points a sample the adversary that is nearer to x; y where `other` is none."""
-    nearer = is_adversarial(task, other) & ~(norm(other - task.x) >= norm(y - task.x))
-    return torch.where(per_sample(nearer, y), other, y)
+def _nearer(task: Task, best: Tensor, found: Tensor) -> Tensor:
+    """`best`, or where that is nearer what a proposal `found` becomes after it is pulled in."""
+    found = _shorten(task, found, reach=0.8, halvings=3)
+    limit = norm(best - task.x)
+    # Pulling in helps by a fifth, seldom by more: what lies further out is left alone.
+    rows = is_adversarial(task, found) & ~(norm(found - task.x) > 1.2 * limit)
+    found = _each(_approach, task.of(rows), found[rows])
+    better = is_adversarial(task.of(rows), found) & ~(norm(found - task.x[rows]) >= limit[rows])
+    best = best.clone()
+    best[rows] = torch.where(per_sample(better, found), found, best[rows])
+    return best
+
+
+def _shorten(task: Task, y: Tensor, *, reach: float, halvings: int) -> Tensor:
+    """Bisection on the segment to x, of which only the part beyond the share `reach` is looked at."""
+    return bisect(task, y, start=task.x + reach * (y - task.x), halvings=halvings)
 
 
 def _each(improve, task: Task, y: Tensor) -> Tensor:
@@ -101,48 +120,49 @@ def _each(improve, task: Task, y: Tensor) -> Tensor:
 
 def _pull_in(task: Task, y: Tensor) -> Tensor:
     """Move adversaries y towards x along the decision boundary until nothing improves."""
-    y = _approach(task, y, rounds=30, enough=1e-3, patience=0.05, halvings=6)
+    y = bisect(task, y, halvings=6)
+    y = _approach(task, y, rounds=30, enough=1e-4)
     return bisect(task, y, halvings=round(-math.log2(torch.finfo(y.dtype).eps)))
 
 
-def _approach(
-    task: Task,
-    y: Tensor,
-    *,
-    rounds: int = 6,
-    enough: float = 3e-2,
-    patience: float = 0.2,
-    halvings: int = 4,
-) -> Tensor:
+def _approach(task: Task, y: Tensor, *, rounds: int = 10, enough: float = 1e-2) -> Tensor:
     """Move adversaries y towards x along the decision boundary, and never further away.
 
-    A sample rests when a round gains less than the share `enough` of its distance, and
-    after failures when its steps are damped below `patience`.
+    The foot of the perpendicular from x to the tangent plane of the boundary is nearer than y,
+    and so is the whole segment between them: y moves as far along it as it stays an adversary.
+    The next plane is that where the segment left the adversaries, on the other side of a kink.
+    A sample rests when the foot is nearer by less than the share `enough` of its distance, or
+    when two rounds in a row gained less.
     """
-    y, damping = y.clone(), torch.ones_like(task.length)
+    y, place, tired = y.clone(), y.clone(), torch.zeros_like(task.label, dtype=torch.bool)
     active = torch.arange(len(y), device=y.device)
     for _ in range(rounds):
-        part, here, damped = task.of(active), y[active], damping[active]
-        radius = norm(here - part.x)
-        foot = _foot_on_tangent(part, here)
-        direction = here + per_sample(damped, y) * (foot - here) - part.x
-        # The point at the *present* distance in the new direction: adversarial means progress.
-        turned = part.clip(part.x + per_sample(radius / norm(direction), y) * direction)
+        part, here = task.of(active), y[active]
+        radius, foot = norm(here - part.x), _foot_on_tangent(part, place[active])
         # Where the boundary is flat the foot is best, a few roundings beyond.
         foot = part.clip(part.x + (1 + 16 * torch.finfo(y.dtype).eps) * (foot - part.x))
-        flat = is_adversarial(part, foot) & (norm(foot - part.x) < radius)
-        better = flat | is_adversarial(part, turned)
-        improved = active[better & ~flat]
-        if len(improved):
-            turned = turned[better & ~flat]
-            y[improved] = bisect(task.of(improved), turned, halvings=halvings)
-        y[active[flat]] = foot[flat]
-        gain = 1 - norm(y[active] - part.x) / radius
-        damping[active] = torch.where(better, (2 * damped).clamp(max=1), damped / 2)
-        active = active[(gain > enough) | (~better & (damping[active] > patience))]
+        near = norm(foot - part.x) < (1 - enough) * radius
+        active, radius, here, foot = active[near], radius[near], here[near], foot[near]
         if len(active) == 0:
             break
+        inside, outside = _last_crossing(task.of(active), foot, here)
+        y[active], place[active] = inside, outside
+        lame = 1 - norm(inside - task.x[active]) / radius < enough
+        resting = lame & tired[active]
+        tired[active] = lame
+        active = active[~resting]
     return y
+
+
+def _last_crossing(task: Task, foot: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """On the segment from `foot` to the adversary y: an adversary, and a point just not one; twice `foot` if that is one."""
+    inside, outside = foot.clone(), foot.clone()
+    rows = (~is_adversarial(task, foot)).nonzero().flatten()
+    if len(rows):
+        part, low, way = task.of(rows), foot[rows], y[rows] - foot[rows]
+        inside[rows] = bisect(part, y[rows], start=low, halvings=4)
+        outside[rows] = inside[rows] - way / 2**4
+    return inside, outside
 
 
 def _foot_on_tangent(task: Task, y: Tensor) -> Tensor:

@@ -40,25 +40,49 @@ def _to_nearest_boundary(task: Task, y: Tensor, rival: Tensor | None) -> Tensor:
     return per_sample(stride, y) * direction
 
 
-def ddn(task: Task, steps: int = 100) -> Tensor:
+def ddn(task: Task, steps: int = 60) -> Tensor:
+    """The walk that is usual, without the last of its hundred steps: pulling in takes fewer.
+
+    Its leaps and its spread of scores depend on x little; see :func:`walk`.
+    """
+    usual = (1 / task.length).clamp(1 / 30, 30) * task.length  # 1, unless that is out of proportion
+    own = (0.1, 1e3), (0.1, 1e3)
+    pace = {"leaps": (1, 0.01), "change": (0.05, 0.05), "spread": own}
+    return walk(task, task.x, usual, 100, until=steps, **pace)
+
+
+def walk(
+    task: Task,
+    start: Tensor,
+    first: Tensor,
+    steps: int,
+    *,
+    leaps: tuple[float, float],
+    change: tuple[float, float],
+    spread: tuple[tuple[float, float], tuple[float, float]],
+    until: int | None = None,
+) -> Tensor:
     """Ascend the loss on a sphere whose radius shrinks when fooled and grows when not; NaN for no adversary.
 
-    The radius begins at 1, as is usual, unless that is out of all proportion to the unit of x.
+    The first radius is `first`. Each pair is a value at the beginning and one at the end: of the
+    length of a step in units of `first`, of the share by which the radius changes, and of the
+    spread of the scores, or its limits, at which the loss is taken (see :func:`.common.ascent`).
     """
-    x = task.x
-    delta, best = torch.zeros_like(x), torch.full_like(x, torch.nan)
-    best_norm = torch.full_like(task.length, torch.inf)
-    radius = first = (1 / task.length).clamp(1 / 30, 30) * task.length
-    for step in range(steps):
-        direction, fooled, finite = ascent(task, x + delta, tempered=True)
+    x, delta, radius = task.x, start - task.x, first
+    best, best_norm = torch.full_like(x, torch.nan), torch.full_like(task.length, torch.inf)
+    for step in range(steps if until is None else until):
+        done = (1 - math.cos(math.pi * step / steps)) / 2  # from 0 to 1
+        leap, share = ((1 - done) * a + done * b for a, b in (leaps, change))
+        limits = tuple(a ** (1 - done) * b**done for a, b in zip(*spread, strict=True))
+        direction, fooled, finite = ascent(task, x + delta, spread=limits)
         size = norm(delta)
         keep = fooled & (size < best_norm)
         best_norm = torch.where(keep, size, best_norm)
         best = torch.where(per_sample(keep, x), delta, best)
         # Where the scores are no numbers there is no direction: half the way back.
-        radius = radius * torch.where(fooled, 0.95, torch.where(finite, 1.05, 0.5))
-        rate = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
-        ahead = delta + per_sample(rate * first, x) * direction
+        longer = torch.where(finite, 1 + share, 0.5)
+        radius = radius * torch.where(fooled, 1 - share, longer)
+        ahead = delta + per_sample(leap * first, x) * direction
         delta = task.clip(x + per_sample(radius, x) * unit(ahead)[2]) - x
     return x + best
 
