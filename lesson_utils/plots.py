@@ -1,7 +1,8 @@
-"""Figures of the lessons: image grids, signed saliency maps, decision regions in the plane.
+"""Figures and tables of the lessons: image grids, signed saliency maps, decision regions.
 
 A lesson starts with `plots.use_style()`, draws, and ends each figure with
-`plots.show(figure, alt)`, which puts the alternative text into the page.
+`plots.show(figure, alt)`, which puts the alternative text into the page. Numbers that are more
+than one or two stand in a `plots.table(headings, rows)`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +95,86 @@ def show(figure: Figure, alt: str) -> None:
         from IPython.display import display
 
     display({"text/html": picture(figure, alt), "text/plain": f"[Figure: {alt}]"}, raw=True)
+
+
+def table(headings: Sequence[str], rows: Mapping[object, object]) -> None:
+    """Display a table, in JupyterLab and in the built book, and as plain text elsewhere.
+
+    Numbers have three significant digits. Those of a column that lie within a factor of 100
+    have as many decimals as the largest of them, others each their own.
+
+    Parameters
+    ----------
+    headings : sequence of str
+        Of the columns, with units; the first is that of the names of the rows.
+    rows : mapping
+        The name of each row, and its entries: a number or a text, or a sequence of them. A number
+        as a name, such as λ, is written as short as it is; the parts of a tuple, with a comma.
+
+    Raises
+    ------
+    ValueError
+        A row has more or fewer entries than there are headings for.
+    """
+    with needed_by("plots.table"):
+        import pandas
+        from IPython.display import display
+
+    entries = {_row_name(name): _entries(row) for name, row in rows.items()}
+    for name, row in entries.items():
+        if len(row) != len(headings) - 1:
+            raise ValueError(
+                f"row {name!r} has {len(row)} entries, but there are {len(headings) - 1} headings "
+                "beside that of the names"
+            )
+    columns = [three_digits(column) for column in zip(*entries.values(), strict=True)]
+    frame = pandas.DataFrame(
+        list(zip(*columns, strict=True)), list(entries), [str(heading) for heading in headings[1:]]
+    )
+    frame = frame.rename_axis(columns=headings[0])
+    page = frame.to_html(border=0, classes="numbers")
+    page = page.replace("<tr>\n      <th>", '<tr>\n      <th scope="row">')
+    page = f'<div style="overflow-x:auto">{page}</div>'  # scrolls where it is wider than the page
+    display({"text/html": page, "text/plain": frame.to_string()}, raw=True)
+
+
+def _row_name(name: object) -> str:
+    """A number as short as it is, the parts of a tuple with commas between them."""
+    if isinstance(name, tuple):
+        return ", ".join(map(_row_name, name))
+    return f"{name:g}" if isinstance(name, float) else str(name)
+
+
+def _entries(row: object) -> list:
+    """The entries of a row: numbers of Python, and texts."""
+    if isinstance(row, Tensor | np.ndarray | np.generic):
+        row = row.tolist()
+    several = isinstance(row, Sequence) and not isinstance(row, str)
+    return [one.item() if hasattr(one, "item") else one for one in (row if several else [row])]
+
+
+def three_digits(column: Sequence) -> list[str]:
+    """Entries of a column as texts; see :func:`table`."""
+    sizes = [abs(v) for v in column if isinstance(v, float) and v and math.isfinite(v)]
+    alike = bool(sizes) and 1e-3 <= max(sizes) <= 100 * min(sizes)
+    decimals = max(0, 2 - math.floor(math.log10(max(sizes)))) if alike else None
+    return [_three_digits(value, decimals) for value in column]
+
+
+def _three_digits(value: object, decimals: int | None) -> str:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
+        text = f"{value:,}"
+    elif not math.isfinite(value):
+        text = str(value).replace("inf", "∞").replace("nan", "–")
+    elif decimals is not None:
+        text = f"{value:,.{decimals}f}"
+    elif value == 0:
+        text = "0"
+    else:
+        text = f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+    return text.replace("-", "−") if text[0] == "-" else text
 
 
 def image_grid(
