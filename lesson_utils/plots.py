@@ -10,8 +10,10 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,7 @@ with needed_by("lesson_utils.plots"):
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle
+    from matplotlib.text import Text
 
 STYLE = Path(__file__).with_name("lessons.mplstyle")
 SIGNED = "PuOr"
@@ -34,6 +37,7 @@ SIGNED = "PuOr"
 REGIONS = ListedColormap(["#cfe3f1", "#fbe0cc", "#cdeadf", "#f2dfeb", "#faedc4", "#e3e3e3"])
 """Pale colours of decision regions, in the order of the classes."""
 INK = "#222222"
+Offset = tuple[float, float] | None
 LEGIBLE = 0.65
 """Smallest scale at which the lettering can be read; on a narrower screen a figure scrolls."""
 
@@ -74,11 +78,49 @@ def image_tag(source: str, width: int, alt: str) -> str:
 
 
 def save(figure: Figure, kind: str) -> bytes:
-    """The file of a figure, sharp on a screen of twice the usual density; closes the figure."""
+    """The file of a figure, sharp on a screen of twice the usual density; closes the figure.
+
+    Where the environment variable `LESSONS_CHECK_FIGURES` is set, as in tests and in the book,
+    texts that lie on each other are an error.
+    """
+    if os.environ.get("LESSONS_CHECK_FIGURES") and (found := colliding_texts(figure)):
+        raise ValueError(f"texts of the figure lie on each other or are cut: {found}")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=200)
     plt.close(figure)
     return buffer.getvalue()
+
+
+def colliding_texts(figure: Figure) -> list[tuple[str, str]]:
+    """Pairs of texts of a figure that lie on each other, and texts that its edge cuts.
+
+    Slanted labels of an axis are left out: their boxes overlap where they themselves do not.
+    """
+    figure.canvas.draw()
+    boxes = []
+    for text in _texts(figure):
+        if text.get_visible() and text.get_text().strip() and text.get_rotation() % 90 == 0:
+            boxes.append((text.get_text(), text.get_window_extent().padded(-1)))
+    page = figure.bbox
+    whole = [page.contains(*box.min) and page.contains(*box.max) for _, box in boxes]
+    cut = [(name, "edge") for (name, _), inside in zip(boxes, whole, strict=True) if not inside]
+    pairs = itertools.combinations(boxes, 2)
+    return cut + [(one, other) for (one, a), (other, b) in pairs if a.overlaps(b)]
+
+
+def _texts(figure: Figure) -> Iterator[Text]:
+    """The texts of a figure that are drawn: not the labels of ticks outside the window."""
+    yield from figure.texts
+    for axes in figure.axes:
+        yield from (axes.title, *axes.texts)
+        if axes.get_legend():
+            yield from axes.get_legend().get_texts()
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
+            low, high = sorted(axis.get_view_interval())
+            yield axis.label
+            for tick in axis.get_major_ticks():
+                if low <= tick.get_loc() <= high:
+                    yield tick.label1
 
 
 def data_url(kind: str, content: bytes) -> str:
@@ -182,6 +224,7 @@ def image_grid(
     titles: Sequence[str] | None = None,
     *,
     columns: int | None = None,
+    rows: Sequence[str] = (),
     signed: bool | Sequence[bool] = False,
     quantile: float = 1.0,
     size: float = 1.3,
@@ -197,6 +240,8 @@ def image_grid(
     titles : sequence of str, optional
     columns : int, optional
         Images a row; by default all in one row.
+    rows : sequence of str, optional
+        What stands before each row.
     signed : bool or sequence of bool
         Whether the images have a sign, for all or for each.
     quantile : float
@@ -209,7 +254,7 @@ def image_grid(
     Raises
     ------
     ValueError
-        Wrong shape, or numbers of titles, flags and images that differ.
+        Wrong shape, or numbers of titles, flags and images that differ, or of rows and their names.
     """
     images = images.detach().cpu()
     if images.ndim == 3:
@@ -225,13 +270,16 @@ def image_grid(
             f"{len(images)} images, but {len(titles)} titles and {len(flags)} signed flags"
         )
     columns = columns or len(images)
-    rows = -(-len(images) // columns)
-    height = size * (1.25 if any(titles) else 1.0)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * size, rows * height), squeeze=False
-    )
+    height = -(-len(images) // columns)
+    if rows and len(rows) != height:
+        raise ValueError(f"{height} rows of images, but {len(rows)} names of rows")
+    width = columns * size + (1.2 if rows else 0)
+    inches = width, height * size * (1.25 if any(titles) else 1.0)
+    figure, axes = plt.subplots(height, columns, figsize=inches, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
+    for axis, name in zip(axes[:, 0], rows, strict=False):
+        axis.text(-0.1, 0.5, name, transform=axis.transAxes, ha="right", va="center")
     for axis, image, title, flag in zip(axes.flat, images, titles, flags, strict=False):
         if flag:  # purple positive, orange negative, white zero
             values = image.sum(0).numpy()
@@ -317,28 +365,43 @@ def outlines(axis: Axes, polygons: Sequence[np.ndarray]) -> None:
     )
 
 
-def arrow(axis: Axes, start, end, label: str = "", *, color: str = INK) -> None:
-    """Draw an arrow between two points of the plane, with a label at its tip."""
+def arrow(
+    axis: Axes, start, end, label: str = "", *, color: str = INK, offset: Offset = None
+) -> None:
+    """Draw an arrow between two points of the plane, with a label at its tip: see :func:`point`."""
     start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
     axis.annotate(
         "", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2}
     )
-    _label(axis, end, label, color)
+    _label(axis, end, label, color, offset)
 
 
-def point(axis: Axes, where, label: str = "", *, marker: str = "o", color: str = INK) -> None:
-    """Mark a point of the plane, with a label beside it."""
+def point(
+    axis: Axes,
+    where,
+    label: str = "",
+    *,
+    marker: str = "o",
+    color: str = INK,
+    offset: Offset = None,
+) -> None:
+    """Mark a point of the plane, with a label beside it.
+
+    The label stands where the axes have more room, or at an offset in points: to the left of what
+    it names where the first number is negative, above or below it where that is zero.
+    """
     where = np.asarray(where, dtype=float)
     axis.plot(*where, marker=marker, color=color, ls="", ms=7)
-    _label(axis, where, label, color)
+    _label(axis, where, label, color, offset)
 
 
-def _label(axis: Axes, where: np.ndarray, label: str, color: str) -> None:
-    """Write beside a point, on the side where the axes have more room."""
+def _label(axis: Axes, where: np.ndarray, label: str, color: str, offset: Offset) -> None:
     right = where[0] > sum(axis.get_xlim()) / 2
+    across, up = offset or (-7 if right else 7, 6)
+    side = "center" if across == 0 else ("right" if across < 0 else "left")
     axis.annotate(
-        label, where, xytext=(-7 if right else 7, 6), textcoords="offset points",
-        ha="right" if right else "left", color=color, fontsize=13,
+        label, where, xytext=(across, up), textcoords="offset points",
+        ha=side, color=color, fontsize=13,
     )  # fmt: skip
 
 
