@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from book._ext.citations import cite
+
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "lessons").glob("*.ipynb"))
 
@@ -231,6 +233,20 @@ def test_citations_name_an_entry_of_the_list_beside_the_lessons(notebook):
         first = re.split(" et al| and ", names)[0]
         assert key in ENTRIES and ENTRIES[key] == year
         assert re.search(rf"^- [^(]*{re.escape(first)}[^(]*.*\({year}\)\.", listed, re.M), names
+
+
+def test_the_book_makes_citations_of_them():
+    a, b = "[A and B 2014](references.md#a2014)", "[C et al. (2018)](references.md#c2018)"
+    assert cite(f"So it is ({a}).") == "So it is {cite}`a2014`."
+    assert cite(f"So it is ({a}; {a.replace('a2', 'd2')}), says {b}.") == (
+        "So it is {cite}`a2014,d2014`, says {cite:t}`c2018`."
+    )
+    for path in LESSONS:
+        text = path.read_text(encoding="utf-8")
+        made = cite(text)
+        assert "references.md" not in made
+        keys = re.findall(r"\{cite(?::t)?\}`([\w,]+)`", made)
+        assert sum(key.count(",") + 1 for key in keys) == text.count("](references.md#")
 
 
 def entries():
