@@ -14,6 +14,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +179,34 @@ def table(headings: Sequence[str], rows: Mapping[object, object]) -> None:
     page = page.replace("<tr>\n      <th>", '<tr>\n      <th scope="row">')
     page = f'<div style="overflow-x:auto">{page}</div>'  # scrolls where it is wider than the page
     display({"text/html": page, "text/plain": frame.to_string()}, raw=True)
+
+
+@contextmanager
+def folded(summary: str = "Answer in numbers") -> Iterator[None]:
+    """Fold what is printed or displayed inside, for a solution.
+
+    JupyterLab folds code, but opens every output when it runs a cell. In the built book the whole
+    cell is folded, and this does nothing.
+
+    Parameters
+    ----------
+    summary : str
+        What can be read, and pressed, before it is open.
+    """
+    if os.environ.get("LESSONS_BOOK"):
+        yield
+        return
+    with needed_by("plots.folded"):
+        from IPython.display import display
+        from IPython.utils.capture import capture_output
+
+    with capture_output() as shown:
+        yield
+    printed = f"<pre>{html.escape(shown.stdout)}</pre>" if shown.stdout else ""
+    inside = printed + "".join(one.data.get("text/html", "") for one in shown.outputs)
+    page = f"<details><summary>{html.escape(summary)}</summary>{inside}</details>"
+    text = "\n".join([shown.stdout, *(one.data["text/plain"] for one in shown.outputs)])
+    display({"text/html": page, "text/plain": text.strip()}, raw=True)
 
 
 def _row_name(name: object) -> str:

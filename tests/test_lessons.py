@@ -114,6 +114,26 @@ def test_jupyterlab_folds_what_the_book_folds_and_shows_no_answer(notebook):
         assert folded.get("outputs_hidden", False) == answers
 
 
+def test_what_a_solution_shows_is_folded(notebook):
+    """JupyterLab opens the output of every cell that it runs."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code" and "solution" in tags(cell):
+            tree = ast.parse(code(cell))
+            inside = [
+                node
+                for one in ast.walk(tree)
+                if isinstance(one, ast.With) and ast.unparse(one.items[0]) == "plots.folded()"
+                for node in ast.walk(one)
+            ]
+            shows = [
+                node
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Call)
+                and ast.unparse(node.func) in ("print", "plots.table", "plots.show")
+            ]
+            assert all(node in inside for node in shows)
+
+
 def test_bars_in_a_row_have_names_of_their_own(notebook):
     def name(cell):
         if {"hide-input", "hide-cell"} & set(tags(cell)):

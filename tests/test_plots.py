@@ -177,3 +177,21 @@ def test_table_in_html_and_as_text(monkeypatch):
     assert shown["text/plain"].split()[-2:] == ["two", "0.250"]
     with pytest.raises(ValueError, match="row 'one' has 2 entries, but there are 1 headings"):
         plots.table(["network", "value"], {"one": [1, 2]})
+
+
+def test_answers_are_folded_but_not_in_the_book(monkeypatch, capsys):
+    shown = {}
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.update(data))
+    monkeypatch.delenv("LESSONS_BOOK", raising=False)
+    with plots.folded():
+        print("2 < 3")
+    assert capsys.readouterr().out == ""
+    assert shown["text/plain"] == "2 < 3"
+    assert shown["text/html"] == (
+        "<details><summary>Answer in numbers</summary><pre>2 &lt; 3\n</pre></details>"
+    )
+    monkeypatch.setenv("LESSONS_BOOK", "1")
+    shown.clear()
+    with plots.folded():
+        print("2 < 3")
+    assert capsys.readouterr().out == "2 < 3\n" and not shown
