@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 
-from book.slides.preprocess import labelled, pages, plain
+from book.slides.preprocess import labelled, pages, plain, without_display
 
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "lessons").glob("*.ipynb"))
@@ -76,6 +76,19 @@ def test_directives_and_roles():
     assert shown[1][1].startswith("## A heading") and shown[1][1].endswith("After that one.")
     assert shown[2][1].startswith('<div class="box proof">\n\n**Proof**\n\nSee lesson 1.')
     assert list(pages(text, "slide")) == shown[1:]
+
+
+def test_what_is_numbered_has_its_number():
+    source = "```{prf:theorem} One\n:label: thm-one\nIt holds.\n```"
+    ((_, text),) = pages(plain(source, {"thm-one": "Theorem 3.1"}), "fragment")
+    assert "**Theorem 3.1 (One)**" in text and text.endswith("It holds.\n\n</div>")
+
+
+def test_code_that_only_shows_is_left_out():
+    assert without_display("a = 1\nplots.table(\n    ['a'],\n    {1: a},\n)\nb = 2\nprint(b)") == (
+        "a = 1\nb = 2"
+    )
+    assert without_display("print('a')") == ""
 
 
 def test_numbers_are_those_of_the_book():

@@ -4,6 +4,7 @@ A cell is marked by `slideshow.slide_type` in its metadata, which JupyterLab set
 may hold several pages: each heading begins a slide, and a proof, or what is too much, lies below.
 """
 
+import ast
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ LESSONS = Path(__file__).parents[2] / "lessons"
 FULL = 1200  # weight of a page; what continues a slide has a third of it
 DIRECTIVE = re.compile(r"^(`{3,})\{(?:prf:)?(\w+)\} *(.*)\n((?::.*\n)*)((?s:.*?))^\1$", re.M)
 FORMULA = re.compile(r"(\$\$(?s:.*?))\$\$(?: \((eq-[\w-]+)\)$)?", re.M)
+LABELLED = re.compile(r"\{(?:prf:)?\w+\} *(.*)\n:label: (\S+)$", re.M)
 ROLES = {
     r"\{[\w:]+\}`([^`<]+) <[^`]+>`": r"\1",
     r"\[([^\]]+)\]\([^)]+\.(?:ipynb|md)[^)]*\)": r"\1",
@@ -35,7 +37,12 @@ def plain(source: str, titles: dict[str, str]) -> str:
         number = f" \\tag{{{titles[formula[2]]}}}" if formula[2] else ""
         return f"{formula[1]}{number}$$"
 
+    def with_title(directive):
+        name = f" ({directive[1]})" if directive[1] else ""
+        return f"{{admonition}} {titles[directive[2]]}{name}"
+
     source = FORMULA.sub(with_number, source)
+    source = LABELLED.sub(with_title, source)
     source = re.sub(r"\{eq\}`(eq-[\w-]+)`", lambda label: f"({titles[label[1]]})", source)
     return re.sub(r"\{(?:prf:)?ref\}`([\w-]+)`", lambda label: titles[label[1]], source)
 
@@ -97,6 +104,15 @@ def labelled() -> dict[str, str]:
     return titles
 
 
+def without_display(source: str) -> str:
+    """Code without the statements that only print, tabulate or draw: a slide shows what they show."""
+    lines = source.splitlines()
+    for statement in reversed(ast.parse(source).body):
+        if ast.unparse(statement).startswith(("print(", "plots.table(", "plots.show(")):
+            del lines[statement.lineno - 1 : statement.end_lineno]
+    return "\n".join(lines).strip()
+
+
 class MarkedCells(Preprocessor):
     """Leaves the slides of an executed notebook."""
 
@@ -105,6 +121,10 @@ class MarkedCells(Preprocessor):
         titles, cells = labelled(), []
         for cell in notebook.cells:
             slide_type = cell.metadata.get("slideshow", {}).get("slide_type", "skip")
+            if cell.cell_type == "code":
+                cell.source = without_display(cell.source)
+                if not cell.source:
+                    cell.metadata["transient"] = {"remove_source": True}
             if cell.cell_type == "code" or slide_type in ("skip", "notes"):
                 cells += [cell] * (slide_type != "skip")
                 continue
