@@ -9,6 +9,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 
+def pytest_configure(config):
+    """In a lesson that is run, a figure whose texts lie on each other is an error (plots.save)."""
+    if getattr(config.option, "nbval_lax", False):
+        os.environ.setdefault("LESSONS_CHECK_FIGURES", "1")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Where FORBID_SKIPS is set (in CI), a skipped test is a failed one."""

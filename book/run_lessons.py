@@ -70,8 +70,10 @@ def keep(cache, path, result):
 
 
 if __name__ == "__main__":
-    # What the kernels inherit: widgets write themselves as HTML, and no process takes all cores.
+    # What the kernels inherit: widgets write themselves as HTML, figures whose texts lie on each
+    # other are errors, and no process takes all cores.
     os.environ["LESSONS_BOOK"] = "1"
+    os.environ["LESSONS_CHECK_FIGURES"] = "1"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     sys.stdout.reconfigure(line_buffering=True)
     if failures := run():

@@ -36,7 +36,7 @@ def write(folder):
     compiled = shutil.ignore_patterns("__pycache__")
     for source in (LESSONS / "exercises", LESSONS / "recorded", ROOT / "lesson_utils"):
         shutil.copytree(source, folder / source.name, ignore=compiled)
-    for name in ("constraints.txt", "LICENSE"):
+    for name in ("constraints.txt", "LICENSE", "lessons/references.md"):
         shutil.copy(ROOT / name, folder)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]

@@ -1,7 +1,8 @@
-"""Figures of the lessons: image grids, signed saliency maps, decision regions in the plane.
+"""Figures and tables of the lessons: image grids, signed saliency maps, decision regions.
 
 A lesson starts with `plots.use_style()`, draws, and ends each figure with
-`plots.show(figure, alt)`, which puts the alternative text into the page.
+`plots.show(figure, alt)`, which puts the alternative text into the page. Numbers that are more
+than one or two stand in a `plots.table(headings, rows)`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,11 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+import itertools
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +30,7 @@ with needed_by("lesson_utils.plots"):
     from matplotlib.colors import ListedColormap
     from matplotlib.figure import Figure
     from matplotlib.patches import Circle
+    from matplotlib.text import Text
 
 STYLE = Path(__file__).with_name("lessons.mplstyle")
 SIGNED = "PuOr"
@@ -32,6 +38,7 @@ SIGNED = "PuOr"
 REGIONS = ListedColormap(["#cfe3f1", "#fbe0cc", "#cdeadf", "#f2dfeb", "#faedc4", "#e3e3e3"])
 """Pale colours of decision regions, in the order of the classes."""
 INK = "#222222"
+Offset = tuple[float, float] | None
 LEGIBLE = 0.65
 """Smallest scale at which the lettering can be read; on a narrower screen a figure scrolls."""
 
@@ -72,11 +79,49 @@ def image_tag(source: str, width: int, alt: str) -> str:
 
 
 def save(figure: Figure, kind: str) -> bytes:
-    """The file of a figure, sharp on a screen of twice the usual density; closes the figure."""
+    """The file of a figure, sharp on a screen of twice the usual density; closes the figure.
+
+    Where the environment variable `LESSONS_CHECK_FIGURES` is set, as in tests and in the book,
+    texts that lie on each other are an error.
+    """
+    if os.environ.get("LESSONS_CHECK_FIGURES") and (found := colliding_texts(figure)):
+        raise ValueError(f"texts of the figure lie on each other or are cut: {found}")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=200)
     plt.close(figure)
     return buffer.getvalue()
+
+
+def colliding_texts(figure: Figure) -> list[tuple[str, str]]:
+    """Pairs of texts of a figure that lie on each other, and texts that its edge cuts.
+
+    Slanted labels of an axis are left out: their boxes overlap where they themselves do not.
+    """
+    figure.canvas.draw()
+    boxes = []
+    for text in _texts(figure):
+        if text.get_visible() and text.get_text().strip() and text.get_rotation() % 90 == 0:
+            boxes.append((text.get_text(), text.get_window_extent().padded(-1)))
+    page = figure.bbox
+    whole = [page.contains(*box.min) and page.contains(*box.max) for _, box in boxes]
+    cut = [(name, "edge") for (name, _), inside in zip(boxes, whole, strict=True) if not inside]
+    pairs = itertools.combinations(boxes, 2)
+    return cut + [(one, other) for (one, a), (other, b) in pairs if a.overlaps(b)]
+
+
+def _texts(figure: Figure) -> Iterator[Text]:
+    """The texts of a figure that are drawn: not the labels of ticks outside the window."""
+    yield from figure.texts
+    for axes in figure.axes:
+        yield from (axes.title, *axes.texts)
+        if axes.get_legend():
+            yield from axes.get_legend().get_texts()
+        for axis in (axes.xaxis, axes.yaxis) if axes.axison else ():
+            low, high = sorted(axis.get_view_interval())
+            yield axis.label
+            for tick in axis.get_major_ticks():
+                if low <= tick.get_loc() <= high:
+                    yield tick.label1
 
 
 def data_url(kind: str, content: bytes) -> str:
@@ -95,11 +140,123 @@ def show(figure: Figure, alt: str) -> None:
     display({"text/html": picture(figure, alt), "text/plain": f"[Figure: {alt}]"}, raw=True)
 
 
+def table(headings: Sequence[str], rows: Mapping[object, object]) -> None:
+    """Display a table, in JupyterLab and in the built book, and as plain text elsewhere.
+
+    Numbers have three significant digits. Those of a column that lie within a factor of 100
+    have as many decimals as the largest of them, others each their own.
+
+    Parameters
+    ----------
+    headings : sequence of str
+        Of the columns, with units; the first is that of the names of the rows.
+    rows : mapping
+        The name of each row, and its entries: a number or a text, or a sequence of them. A number
+        as a name, such as λ, is written as short as it is; the parts of a tuple, with a comma.
+
+    Raises
+    ------
+    ValueError
+        A row has more or fewer entries than there are headings for.
+    """
+    with needed_by("plots.table"):
+        import pandas
+        from IPython.display import display
+
+    entries = {_row_name(name): _entries(row) for name, row in rows.items()}
+    for name, row in entries.items():
+        if len(row) != len(headings) - 1:
+            raise ValueError(
+                f"row {name!r} has {len(row)} entries, but there are {len(headings) - 1} headings "
+                "beside that of the names"
+            )
+    columns = [three_digits(column) for column in zip(*entries.values(), strict=True)]
+    frame = pandas.DataFrame(
+        list(zip(*columns, strict=True)), list(entries), [str(heading) for heading in headings[1:]]
+    )
+    frame = frame.rename_axis(columns=headings[0])
+    page = frame.to_html(border=0, classes="numbers")
+    page = page.replace("<tr>\n      <th>", '<tr>\n      <th scope="row">')
+    page = f'<div style="overflow-x:auto">{page}</div>'  # scrolls where it is wider than the page
+    display({"text/html": page, "text/plain": frame.to_string()}, raw=True)
+
+
+@contextmanager
+def folded(summary: str = "Answer in numbers") -> Iterator[None]:
+    """Fold what is printed or displayed inside, for a solution.
+
+    JupyterLab folds code, but opens every output when it runs a cell. In the built book the whole
+    cell is folded, and this does nothing.
+
+    Parameters
+    ----------
+    summary : str
+        What can be read, and pressed, before it is open.
+    """
+    if os.environ.get("LESSONS_BOOK"):
+        yield
+        return
+    with needed_by("plots.folded"):
+        from IPython.display import display
+        from IPython.utils.capture import capture_output
+
+    with capture_output() as shown:
+        yield
+    printed = f"<pre>{html.escape(shown.stdout)}</pre>" if shown.stdout else ""
+    inside = printed + "".join(one.data.get("text/html", "") for one in shown.outputs)
+    page = f"<details><summary>{html.escape(summary)}</summary>{inside}</details>"
+    text = "\n".join([shown.stdout, *(one.data["text/plain"] for one in shown.outputs)])
+    display({"text/html": page, "text/plain": text.strip()}, raw=True)
+
+
+def _row_name(name: object) -> str:
+    """A number as short as it is, the parts of a tuple with commas between them."""
+    if isinstance(name, tuple):
+        return ", ".join(map(_row_name, name))
+    return f"{name:g}" if isinstance(name, float) else str(name)
+
+
+def _entries(row: object) -> list:
+    """The entries of a row: numbers of Python, and texts."""
+    if isinstance(row, Tensor | np.ndarray | np.generic):
+        row = row.tolist()
+    several = isinstance(row, Sequence) and not isinstance(row, str)
+    return [one.item() if hasattr(one, "item") else one for one in (row if several else [row])]
+
+
+def three_digits(column: Sequence) -> list[str]:
+    """Entries of a column as texts; see :func:`table`."""
+    sizes = [abs(v) for v in column if isinstance(v, float) and v and math.isfinite(v)]
+    sizes = [
+        size for size in sizes if size > 1e-14 * max(sizes)
+    ]  # less is rounding, and shown as 0
+    alike = bool(sizes) and 1e-3 <= max(sizes) <= 100 * min(sizes)
+    decimals = max(0, 2 - math.floor(math.log10(max(sizes)))) if alike else None
+    return [_three_digits(value, decimals) for value in column]
+
+
+def _three_digits(value: object, decimals: int | None) -> str:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return str(value)
+    if isinstance(value, int):
+        text = f"{value:,}"
+    elif not math.isfinite(value):
+        text = str(value).replace("inf", "∞").replace("nan", "–")
+    elif decimals is not None:
+        text = f"{value:,.{decimals}f}"
+    elif value == 0:
+        text = "0"
+    else:
+        text = f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+    return text.replace("-", "−") if text[0] == "-" else text
+
+
 def image_grid(
     images: Tensor,
     titles: Sequence[str] | None = None,
     *,
     columns: int | None = None,
+    rows: Sequence[str] = (),
     signed: bool | Sequence[bool] = False,
     quantile: float = 1.0,
     size: float = 1.3,
@@ -115,6 +272,8 @@ def image_grid(
     titles : sequence of str, optional
     columns : int, optional
         Images a row; by default all in one row.
+    rows : sequence of str, optional
+        What stands before each row.
     signed : bool or sequence of bool
         Whether the images have a sign, for all or for each.
     quantile : float
@@ -127,7 +286,7 @@ def image_grid(
     Raises
     ------
     ValueError
-        Wrong shape, or numbers of titles, flags and images that differ.
+        Wrong shape, or numbers of titles, flags and images that differ, or of rows and their names.
     """
     images = images.detach().cpu()
     if images.ndim == 3:
@@ -143,13 +302,16 @@ def image_grid(
             f"{len(images)} images, but {len(titles)} titles and {len(flags)} signed flags"
         )
     columns = columns or len(images)
-    rows = -(-len(images) // columns)
-    height = size * (1.25 if any(titles) else 1.0)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(columns * size, rows * height), squeeze=False
-    )
+    height = -(-len(images) // columns)
+    if rows and len(rows) != height:
+        raise ValueError(f"{height} rows of images, but {len(rows)} names of rows")
+    width = columns * size + (1.2 if rows else 0)
+    inches = width, height * size * (1.25 if any(titles) else 1.0)
+    figure, axes = plt.subplots(height, columns, figsize=inches, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
+    for axis, name in zip(axes[:, 0], rows, strict=False):
+        axis.text(-0.1, 0.5, name, transform=axis.transAxes, ha="right", va="center")
     for axis, image, title, flag in zip(axes.flat, images, titles, flags, strict=False):
         if flag:  # purple positive, orange negative, white zero
             values = image.sum(0).numpy()
@@ -235,28 +397,43 @@ def outlines(axis: Axes, polygons: Sequence[np.ndarray]) -> None:
     )
 
 
-def arrow(axis: Axes, start, end, label: str = "", *, color: str = INK) -> None:
-    """Draw an arrow between two points of the plane, with a label at its tip."""
+def arrow(
+    axis: Axes, start, end, label: str = "", *, color: str = INK, offset: Offset = None
+) -> None:
+    """Draw an arrow between two points of the plane, with a label at its tip: see :func:`point`."""
     start, end = np.asarray(start, dtype=float), np.asarray(end, dtype=float)
     axis.annotate(
         "", xy=end, xytext=start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2}
     )
-    _label(axis, end, label, color)
+    _label(axis, end, label, color, offset)
 
 
-def point(axis: Axes, where, label: str = "", *, marker: str = "o", color: str = INK) -> None:
-    """Mark a point of the plane, with a label beside it."""
+def point(
+    axis: Axes,
+    where,
+    label: str = "",
+    *,
+    marker: str = "o",
+    color: str = INK,
+    offset: Offset = None,
+) -> None:
+    """Mark a point of the plane, with a label beside it.
+
+    The label stands where the axes have more room, or at an offset in points: to the left of what
+    it names where the first number is negative, above or below it where that is zero.
+    """
     where = np.asarray(where, dtype=float)
     axis.plot(*where, marker=marker, color=color, ls="", ms=7)
-    _label(axis, where, label, color)
+    _label(axis, where, label, color, offset)
 
 
-def _label(axis: Axes, where: np.ndarray, label: str, color: str) -> None:
-    """Write beside a point, on the side where the axes have more room."""
+def _label(axis: Axes, where: np.ndarray, label: str, color: str, offset: Offset) -> None:
     right = where[0] > sum(axis.get_xlim()) / 2
+    across, up = offset or (-7 if right else 7, 6)
+    side = "center" if across == 0 else ("right" if across < 0 else "left")
     axis.annotate(
-        label, where, xytext=(-7 if right else 7, 6), textcoords="offset points",
-        ha="right" if right else "left", color=color, fontsize=13,
+        label, where, xytext=(across, up), textcoords="offset points",
+        ha=side, color=color, fontsize=13,
     )  # fmt: skip
 
 

@@ -305,6 +305,8 @@ class PlanarExplorer(PlaneExplorer):
     net : PlanarReLUNet
         Its linear regions and cells are computed once, in Python, in a window three
         times as large as the one that is drawn.
+    names : sequence of str, optional
+        Of the classes; without them they have numbers.
     """
 
     _esm = _read("core.js") + _read("relu.js")
@@ -313,6 +315,7 @@ class PlanarExplorer(PlaneExplorer):
     cells = traitlets.List().tag(sync=True)
     boundary = traitlets.List().tag(sync=True)
     reach = traitlets.Float().tag(sync=True)
+    names = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
     def __init__(self, net: PlanarReLUNet, **state):
         reach = 3 * state.get("view", type(self).view.default_value)

@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
@@ -94,3 +95,105 @@ def test_loud_pixels_can_be_drawn_alike():
         (image,) = figure.axes[0].images
         assert image.norm.vmax == -image.norm.vmin == pytest.approx(limit, rel=0.01)
         plots.picture(figure, "Closes it.")
+
+
+def test_texts_on_each_other_and_cut_texts_are_found(monkeypatch):
+    figure, axes = plt.subplots(figsize=(4, 3), layout="constrained")
+    axes.set(xlim=(0, 1), ylim=(0, 1), title="A title", xlabel="x")
+    axes.text(0.1, 0.2, "here")
+    axes.text(0.1, 0.8, "there")
+    assert plots.colliding_texts(figure) == []
+    axes.text(0.12, 0.21, "and here")
+    axes.text(0.9, 0.5, "over the edge", in_layout=False)
+    assert plots.colliding_texts(figure) == [("over the edge", "edge"), ("here", "and here")]
+    monkeypatch.setenv("LESSONS_CHECK_FIGURES", "1")
+    with pytest.raises(ValueError, match="'here', 'and here'"):
+        plots.picture(figure, "Too much.")
+    monkeypatch.delenv("LESSONS_CHECK_FIGURES")
+    assert plots.picture(figure, "A reader sees it all the same.")
+
+
+def test_what_is_not_drawn_collides_with_nothing():
+    figure, axes = plt.subplots(figsize=(4, 2), layout="constrained")
+    axes.set_xticks([0, 0.5, 0.5001, 5, 5.01], ["0", "near", "near", "far", "far"])
+    axes.set_xlim(0, 1)
+    assert plots.colliding_texts(figure) == [("near", "near")]
+    axes.set_axis_off()
+    assert plots.colliding_texts(figure) == []
+
+
+def test_rows_of_images_have_names():
+    images = torch.rand(4, 1, 8, 8)
+    with plt.style.context(plots.STYLE):
+        figure = plots.image_grid(images, columns=2, rows=["image", "map"])
+    assert [axis.texts[0].get_text() for axis in (figure.axes[0], figure.axes[2])] == [
+        "image",
+        "map",
+    ]
+    assert plots.colliding_texts(figure) == []
+    with pytest.raises(ValueError, match="2 rows of images, but 1 names of rows"):
+        plots.image_grid(images, columns=2, rows=["image"])
+
+
+def test_labels_stand_where_they_are_told():
+    _, axis = plt.subplots()
+    for offset, side in ((None, "left"), ((-8, -18), "right"), ((0, 9), "center")):
+        plots.point(axis, (0, 0), "here", offset=offset)
+        assert axis.texts[-1].get_horizontalalignment() == side
+    plots.arrow(axis, (0, 0), (1, 1), "there", offset=(-10, -4))
+    assert axis.texts[-1].xyann == (-10, -4)
+
+
+@pytest.mark.parametrize(
+    ("column", "texts"),
+    [
+        ([0.97, 0.9861], ["0.970", "0.986"]),
+        ([0.37, 4.0], ["0.37", "4.00"]),  # within a factor of 100: as many decimals
+        ([7.77e-16, 0.25], ["0.000", "0.250"]),  # beside 0.25 it is rounding
+        ([2.3e-15, 0.114], ["2.30e-15", "0.114"]),
+        ([7.77e-16], ["7.77e-16"]),
+        ([0.0, 1.0], ["0.00", "1.00"]),
+        ([-0.03, 0.5], ["−0.030", "0.500"]),
+        ([56.3918, 1234.5], ["56", "1,234"]),
+        ([0.9999], ["1.000"]),
+        ([241546, 3, True, "a"], ["241,546", "3", "True", "a"]),
+        ([float("inf"), float("nan"), 2.0], ["∞", "–", "2.00"]),
+        ([1e-5, 2e-5], ["1.00e-05", "2.00e-05"]),
+    ],
+)
+def test_three_digits(column, texts):
+    assert plots.three_digits(column) == texts
+
+
+def test_table_in_html_and_as_text(monkeypatch):
+    shown = {}
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.update(data))
+    rows = {0.0: [torch.tensor(0.974), 3], ("a & b", 0.1): np.array([0.5, 1200.0]), "one": [1, "x"]}
+    plots.table(["λ", "accuracy", 5], rows)
+    assert shown["text/plain"].split("\n")[0].split() == ["λ", "accuracy", "5"]
+    assert shown["text/plain"].split("\n")[1].split() == ["0", "0.974", "3"]
+    page = shown["text/html"]
+    assert page.count('<th scope="row">') == 3 and '<th scope="row">a &amp; b, 0.1</th>' in page
+    assert "overflow-x:auto" in page
+    plots.table(["network", "value"], {"one": 0.5, "two": torch.tensor([0.25])})
+    assert shown["text/plain"].split()[-2:] == ["two", "0.250"]
+    with pytest.raises(ValueError, match="row 'one' has 2 entries, but there are 1 headings"):
+        plots.table(["network", "value"], {"one": [1, 2]})
+
+
+def test_answers_are_folded_but_not_in_the_book(monkeypatch, capsys):
+    shown = {}
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.update(data))
+    monkeypatch.delenv("LESSONS_BOOK", raising=False)
+    with plots.folded():
+        print("2 < 3")
+    assert capsys.readouterr().out == ""
+    assert shown["text/plain"] == "2 < 3"
+    assert shown["text/html"] == (
+        "<details><summary>Answer in numbers</summary><pre>2 &lt; 3\n</pre></details>"
+    )
+    monkeypatch.setenv("LESSONS_BOOK", "1")
+    shown.clear()
+    with plots.folded():
+        print("2 < 3")
+    assert capsys.readouterr().out == "2 < 3\n" and not shown

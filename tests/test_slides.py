@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 
-from book.slides.preprocess import pages, plain
+from book.slides.preprocess import labelled, pages, plain, without_display
 
 ROOT = Path(__file__).parents[1]
 LESSONS = sorted((ROOT / "lessons").glob("*.ipynb"))
@@ -63,20 +63,39 @@ def test_slides(written, path):
 
 def test_directives_and_roles():
     source = (
-        "Before.\n\n## A heading\n\nBy {eq}`eq-sum` and {prf:ref}`thm-one` {cite}`etmann2019`,\n\n"
-        "$$a = b$$ (eq-sum)\n\n````{prf:proof}\nSee [lesson 1](01_a.ipynb) and {cite:t}`ros2018,szegedy2014`.\n\n"
+        "Before.\n\n## A heading\n\nBy {eq}`eq-sum` and {prf:ref}`thm-one` "
+        "([Etmann et al. 2019](references.md#etmann2019)),\n\n"
+        "$$a = b$$ (eq-sum)\n\n````{prf:proof}\nSee [lesson 1](01_a.ipynb#b).\n\n"
         "```{note}\nHere.\n```\n````\n\nAfter {prf:ref}`that one <thm-one>`."
     )
-    text = plain(source, {"thm-one": "Theorem (One)"})
-    assert "By (sum) and Theorem (One) [Etmann 2019]" in text
-    assert "$$a = b \\tag{sum}$$" in text.replace("b\\", "b \\")
+    text = plain(source, {"thm-one": "Theorem 3.1", "eq-sum": "2"})
+    assert "By (2) and Theorem 3.1 (Etmann et al. 2019)," in text
+    assert "$$a = b \\tag{2}$$" in text
     shown = list(pages(text, "fragment"))
     assert [kind for kind, _ in shown] == ["fragment", "slide", "subslide"]
     assert shown[1][1].startswith("## A heading") and shown[1][1].endswith("After that one.")
-    assert shown[2][1].startswith(
-        '<div class="box proof">\n\n**Proof**\n\nSee lesson 1 and Ros 2018, Szegedy 2014.'
-    )
+    assert shown[2][1].startswith('<div class="box proof">\n\n**Proof**\n\nSee lesson 1.')
     assert list(pages(text, "slide")) == shown[1:]
+
+
+def test_what_is_numbered_has_its_number():
+    source = "```{prf:theorem} One\n:label: thm-one\nIt holds.\n```"
+    ((_, text),) = pages(plain(source, {"thm-one": "Theorem 3.1"}), "fragment")
+    assert "**Theorem 3.1 (One)**" in text and text.endswith("It holds.\n\n</div>")
+
+
+def test_code_that_only_shows_is_left_out():
+    assert without_display("a = 1\nplots.table(\n    ['a'],\n    {1: a},\n)\nb = 2\nprint(b)") == (
+        "a = 1\nb = 2"
+    )
+    assert without_display("print('a')") == ""
+
+
+def test_numbers_are_those_of_the_book():
+    titles = labelled()
+    assert titles["eq-alignment"] == "3"  # the third displayed formula of lesson 1
+    assert titles["thm-bound"] == "Theorem 7.1"
+    assert titles["ex-contrast"] == "Exercise 6.5"
 
 
 def test_what_is_too_much_for_a_page_lies_below():

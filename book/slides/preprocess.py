@@ -4,6 +4,7 @@ A cell is marked by `slideshow.slide_type` in its metadata, which JupyterLab set
 may hold several pages: each heading begins a slide, and a proof, or what is too much, lies below.
 """
 
+import ast
 import re
 from pathlib import Path
 
@@ -14,20 +15,12 @@ from nbformat.v4 import new_markdown_cell
 LESSONS = Path(__file__).parents[2] / "lessons"
 FULL = 1200  # weight of a page; what continues a slide has a third of it
 DIRECTIVE = re.compile(r"^(`{3,})\{(?:prf:)?(\w+)\} *(.*)\n((?::.*\n)*)((?s:.*?))^\1$", re.M)
+FORMULA = re.compile(r"(\$\$(?s:.*?))\$\$(?: \((eq-[\w-]+)\)$)?", re.M)
+LABELLED = re.compile(r"\{(?:prf:)?\w+\} *(.*)\n:label: (\S+)$", re.M)
 ROLES = {
-    r"^(\$\$.*?)\$\$ \(eq-([\w-]+)\)$": r"\1 \\tag{\2}$$",
-    r"\{eq\}`eq-([\w-]+)`": r"(\1)",
-    r"\{cite:t\}`([^`]+)`": lambda keys: works(keys[1]),
-    r"\{cite(?::p)?\}`([^`]+)`": lambda keys: f"[{works(keys[1])}]",
     r"\{[\w:]+\}`([^`<]+) <[^`]+>`": r"\1",
-    r"\{py:\w+\}`([^`]+)`": r"`\1`",
-    r"\[([^\]]+)\]\([^)]+\.ipynb[^)]*\)": r"\1",
+    r"\[([^\]]+)\]\([^)]+\.(?:ipynb|md)[^)]*\)": r"\1",
 }
-
-
-def works(keys: str) -> str:
-    """Of citation keys, first author and year: `Etmann 2019, Tsipras 2019`."""
-    return ", ".join(f"{a.title()} {year}" for a, year in re.findall(r"([a-z]+)(\d{4})", keys))
 
 
 def title(kind: str, name: str) -> str:
@@ -36,9 +29,21 @@ def title(kind: str, name: str) -> str:
 
 
 def plain(source: str, titles: dict[str, str]) -> str:
-    """Text without roles, equation labels and links to notebooks."""
+    """Text with titles and numbers in place of roles and labels, and without links to files."""
     for pattern, replacement in ROLES.items():
-        source = re.sub(pattern, replacement, source, flags=re.M | re.S)
+        source = re.sub(pattern, replacement, source)
+
+    def with_number(formula):
+        number = f" \\tag{{{titles[formula[2]]}}}" if formula[2] else ""
+        return f"{formula[1]}{number}$$"
+
+    def with_title(directive):
+        name = f" ({directive[1]})" if directive[1] else ""
+        return f"{{admonition}} {titles[directive[2]]}{name}"
+
+    source = FORMULA.sub(with_number, source)
+    source = LABELLED.sub(with_title, source)
+    source = re.sub(r"\{eq\}`(eq-[\w-]+)`", lambda label: f"({titles[label[1]]})", source)
     return re.sub(r"\{(?:prf:)?ref\}`([\w-]+)`", lambda label: titles[label[1]], source)
 
 
@@ -84,18 +89,28 @@ def pages(source: str, slide_type: str):
 
 
 def labelled() -> dict[str, str]:
-    """Titles of definitions, theorems, exercises, … by label: lessons refer to each other."""
+    """By label, titles and numbers as the book has them: exercises, theorems, …, and formulas."""
     titles = {}
     for path in LESSONS.glob("*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         texts = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-        exercises = 0
-        for _, kind, name, options, _ in DIRECTIVE.findall(texts):
-            exercises += kind == "exercise"
+        counts = {}
+        for _, kind, _, options, _ in DIRECTIVE.findall(texts):
+            counts[kind] = counts.get(kind, 0) + 1
             for label in re.findall(r"^:label: (.*)", options, flags=re.M):
-                number = f"Exercise {int(path.name[:2])}.{exercises}"
-                titles[label] = number if kind == "exercise" else title(kind, name)
+                titles[label] = f"{kind.title()} {int(path.name[:2])}.{counts[kind]}"
+        formulas = enumerate(FORMULA.findall(texts), start=1)
+        titles |= {label: str(k) for k, (_, label) in formulas if label}
     return titles
+
+
+def without_display(source: str) -> str:
+    """Code without the statements that only print, tabulate or draw: a slide shows what they show."""
+    lines = source.splitlines()
+    for statement in reversed(ast.parse(source).body):
+        if ast.unparse(statement).startswith(("print(", "plots.table(", "plots.show(")):
+            del lines[statement.lineno - 1 : statement.end_lineno]
+    return "\n".join(lines).strip()
 
 
 class MarkedCells(Preprocessor):
@@ -106,6 +121,10 @@ class MarkedCells(Preprocessor):
         titles, cells = labelled(), []
         for cell in notebook.cells:
             slide_type = cell.metadata.get("slideshow", {}).get("slide_type", "skip")
+            if cell.cell_type == "code":
+                cell.source = without_display(cell.source)
+                if not cell.source:
+                    cell.metadata["transient"] = {"remove_source": True}
             if cell.cell_type == "code" or slide_type in ("skip", "notes"):
                 cells += [cell] * (slide_type != "skip")
                 continue

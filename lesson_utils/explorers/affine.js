@@ -31,7 +31,7 @@ function render({ model, el }) {
     weight.forEach((_, k) => ui.outline(cell(weight, bias, k, ui.view), INK, 1.5));
     ui.circle(x, rho, INK, "6 5");
     ui.line(x, foot, INK, 2);
-    ui.arrow(c, x, BLUE);
+    ui.arrow(c, x, BLUE, 10);
     const g = weight[winner], size = norm(g);
     if (size > 0) ui.arrow(x, step(x, (0.35 * ui.view) / size, g), RUST);
     ui.number("rho", "robustness ρ", rho);

@@ -103,7 +103,7 @@ const STYLE = `
   font: 16px/1.45 system-ui, sans-serif; display: flex; flex-wrap: wrap; gap: 8px 20px; }
 .explorer svg { flex: 1 1 300px; max-width: 440px; min-width: 0; height: auto; display: block; }
 .explorer .side { flex: 1 1 250px; min-width: 0; }
-.explorer svg text { font: 17px system-ui, sans-serif; fill: ${INK}; }
+.explorer svg text { font: 17px system-ui, sans-serif; fill: ${INK}; paint-order: stroke; stroke: white; stroke-width: 4px; stroke-linejoin: round; }
 .explorer [role=slider] { cursor: grab; outline: none; }
 .explorer [role=slider]:focus-visible .ring { stroke: ${INK}; stroke-width: 3; }
 .explorer table { border-collapse: collapse; margin: 0 0 8px; width: 100%; color: inherit; }
@@ -222,13 +222,16 @@ export function frame(el, model, label) {
       const [[x1, y1], [x2, y2]] = [px(a), px(b)];
       make(ground, "line", { x1, y1, x2, y2, stroke: color, "stroke-width": width });
     },
-    arrow(a, b, color) {
-      const [from, to] = [px(a), px(b)];
-      const way = minus(to, from), length = norm(way);
-      if (length < 1) return;
+    /** Its tip is at b, or as many pixels before it as a handle there would hide. */
+    arrow(a, b, color, before = 0) {
+      const [from, end] = [px(a), px(b)];
+      const way = minus(end, from), length = norm(way);
+      if (length < before + 1) return;
       const unit = way.map((v) => v / length), side = [-unit[1], unit[0]];
+      const to = step(end, -before, unit);
       const neck = step(to, -12, unit);
-      ui.line(a, b, color, 3);
+      const [[x1, y1], [x2, y2]] = [from, length > before + 12 ? neck : to];
+      make(ground, "line", { x1, y1, x2, y2, stroke: color, "stroke-width": 3 });
       make(ground, "polygon", { points: [to, step(neck, 6, side), step(neck, -6, side)].join(" "), fill: color });
     },
     circle(center, radius, color = INK, dash = "") {
@@ -248,7 +251,7 @@ export function frame(el, model, label) {
       });
       make(group, "circle", { r: 24, fill: "transparent" }); // large enough for a finger
       make(group, "circle", { r: 9, fill: color, stroke: "white", "stroke-width": 2, class: "ring" });
-      make(group, "text", { x: 12, y: below ? 24 : -10 }, name);
+      const text = make(group, "text", { x: 12, y: below ? 24 : -10 }, name);
       const move = (p) => ui.tell(key, place(p.map(cut)));
       const pointer = (event) => {
         const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
@@ -270,7 +273,13 @@ export function frame(el, model, label) {
       });
       ui.draw([key], () => {
         const p = model.get(key);
-        group.setAttribute("transform", `translate(${px(p)})`);
+        const [left, top] = px(p);
+        group.setAttribute("transform", `translate(${left},${top})`);
+        // the name stands where the square does not cut it
+        const right = left > SIZE - 24 - 9 * name.length;
+        text.setAttribute("x", right ? -12 : 12);
+        text.setAttribute("text-anchor", right ? "end" : "start");
+        text.setAttribute("y", top < 30 || (below && top < SIZE - 30) ? 24 : -10);
         group.setAttribute("aria-valuenow", p[0].toFixed(2));
         group.setAttribute("aria-valuetext", `(${p[0].toFixed(2)}, ${p[1].toFixed(2)})`);
       });

@@ -59,7 +59,7 @@ function render({ model, el }) {
     ui.number("rho", "exact ρ (solid, rust)", p.rho);
     ui.number("tilde", "linearized ρ̃ (dashed)", p.tilde);
     ui.number("radius", "affine radius: nearest kink (blue dot)", p.radius);
-    ui.number("winner", "decision F(x)", `class ${p.winner}`);
+    ui.number("winner", "decision F(x)", model.get("names")[p.winner] ?? `class ${p.winner}`);
     sentence.textContent = verdict(p);
   });
   ui.handle("x", "x", BLUE);

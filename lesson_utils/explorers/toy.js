@@ -25,8 +25,8 @@ function render({ model, el }) {
     ui.line(step(origin, -1, along), along);
     ui.circle(x, rho, INK, "6 5");
     ui.line(x, foot, RUST, 4);
-    ui.arrow(origin, x, BLUE);
-    ui.arrow(origin, z, RUST);
+    ui.arrow(origin, x, BLUE, 10);
+    ui.arrow(origin, z, RUST, 10);
     ui.dot(foot);
     ui.number("rho", "ρ, distance to the boundary", rho);
     ui.number("alpha", "α = |⟨x, z⟩| / ‖z‖", alpha);

@@ -46,6 +46,44 @@ def test_lesson_has_its_title_and_figures_and_no_traceback(html, lesson):
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
+def test_outputs_are_sentences_and_tables_with_few_digits(html, lesson):
+    soup = soup_of(html, lesson)
+    texts = soup.select(".cell_output .output.text_plain, .cell_output .output.stream")
+    tables = soup.select(".cell_output table")
+    assert tables and all("numbers" in table["class"] for table in tables)
+    assert all(table.thead.th.get_text() or table.thead.find_all("th")[1:] for table in tables)
+    for text in (one.get_text() for one in [*texts, *(td for t in tables for td in t("td"))]):
+        assert not re.search(r"^\s*[\[({]|tensor\(|array\(|torch\.Size|np\.float", text), text
+        for decimals in re.findall(r"\d\.(\d+)", text):
+            assert len(decimals.lstrip("0")) <= 4, text
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_claims_are_folded_into_a_bar_that_counts_them(html, lesson):
+    notebook = json.loads((ROOT / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+    cells = [c for c in notebook["cells"] if "checks" in c["metadata"].get("tags", [])]
+    bars = soup_of(html, lesson).select(".tag_checks details")
+    assert len(bars) == len(cells) > 0
+    for bar, cell in zip(bars, cells, strict=True):
+        n = len(re.findall(r"^\s*assert ", "".join(cell["source"]), flags=re.M))
+        assert f"✓ {n} claim" in bar.summary.get_text()
+        assert "assert " in bar.pre.get_text() and not bar.has_attr("open")
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_numbers_of_equations_are_those_of_jupyterlab(html, lesson):
+    """The place among the displayed formulas, as text names it in other lessons."""
+    text = "\n".join(cells(lesson, "markdown"))
+    formulas = re.findall(r"\$\$(?s:.*?)\$\$(?: \((eq-[\w-]+)\)$)?", text, flags=re.M)
+    expected = {f"equation-{label}": f"({k})" for k, label in enumerate(formulas, 1) if label}
+    found = {
+        one.find_parent(class_="math")["id"]: re.sub(r"[^(\d)]", "", one.get_text())
+        for one in soup_of(html, lesson).select(".eqno")
+    }
+    assert found == expected
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
 def test_exercises_have_the_numbers_of_their_lesson(html, lesson):
     soup = soup_of(html, lesson)
     labels = re.findall(r"^:label: (ex-.*)", "\n".join(cells(lesson, "markdown")), flags=re.M)

@@ -12,7 +12,7 @@ import urllib.request
 from contextlib import contextmanager
 
 import pytest
-from test_built_book import LESSONS, ROOT
+from test_built_book import LESSONS, ROOT, cells
 
 MOVED_BY_PYTHON = [0.37, 0.11]
 # Runs after the lesson: what the browser changes goes to a file, what Python changes to the browser.
@@ -152,6 +152,8 @@ def test_widgets_are_live(page, lab, lesson):
         page.goto(f"{address}/lab/tree/{notebook}?reset", timeout=60_000)
         run_all(page, address)
         assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+        shows_no_answer_and_no_warning(page, lesson)
+        folds_what_the_book_folds(page, lesson)
         moved = move_sliders(page) + drag_explorer(page, folder / "seen.json")
         moved += draw_on_bench(page, folder / "drawn.json") + train(page) + hunt(page)
         assert moved > 0
@@ -208,6 +210,32 @@ def run_all(page, address):
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     page.get_by_text("the lesson has run", exact=True).wait_for(timeout=180_000)
+
+
+def shows_no_answer_and_no_warning(page, lesson):
+    """After Run All every solution is closed, and the text holds without the book."""
+    answers = page.locator("details:has(> summary:text-is('Answer in numbers'))")
+    assert answers.count() == sum("plots.folded()" in source for source in cells(lesson, "code"))
+    assert answers.evaluate_all("all => all.every(one => !one.open)")
+    # references that JupyterLab does not know are orange, or lead nowhere
+    assert page.locator(".jp-MarkdownCell .text-yellow-600").count() == 0
+    assert page.locator(".jp-MarkdownCell a.hover-link[href='#']").count() == 0
+
+
+def folds_what_the_book_folds(page, lesson):
+    """A bar of JupyterLab shows the first line of its cell; pressed, it opens in place."""
+    notebook = json.loads((ROOT / f"{lesson}.ipynb").read_text(encoding="utf-8"))
+    tags = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]
+    bars = page.locator(".jp-CodeCell .jp-InputPlaceholder")
+    assert bars.count() == sum(bool({"hide-input", "hide-cell"} & set(one)) for one in tags)
+    checks = bars.filter(has_text=re.compile(r"✓ \d+ claims? checked"))
+    assert checks.count() == sum("checks" in one for one in tags) > 0
+    before = bars.count()
+    checks.first.locator(".jp-Placeholder-content").click()
+    page.wait_for_function(
+        "n => document.querySelectorAll('.jp-CodeCell .jp-InputPlaceholder').length === n",
+        arg=before - 1,
+    )
 
 
 def move_sliders(page):
