@@ -43,7 +43,7 @@ function verdict({ tilde, rho, radius }) {
 
 function render({ model, el }) {
   const ui = frame(el, model, "Plane with the point x, linear regions and decision boundaries of a network");
-  const sentence = ui.sentence();
+  const sentence = make(ui.side, "p");
   const net = Object.fromEntries(["regions", "cells", "boundary", "reach"].map((key) => [key, model.get(key)]));
   ui.draw(["x"], () => {
     const x = model.get("x");
@@ -63,6 +63,12 @@ function render({ model, el }) {
     sentence.textContent = verdict(p);
   });
   ui.handle("x", "x", BLUE);
+  ui.again(["x"]);
+  ui.announce(["x"], () => {
+    const { rho, tilde, radius, winner } = planar(net, model.get("x"));
+    const [exact, linear, affine] = [rho, tilde, radius].map((value) => (Number.isFinite(value) ? value.toFixed(2) : "infinite"));
+    return `ρ ${exact}, ρ̃ ${linear}, affine radius ${affine}; class ${winner}.`;
+  });
 }
 
 export default { render, shared: (model) => ({ x: list(2, model.get("view")) }) };
