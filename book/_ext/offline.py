@@ -2,8 +2,9 @@
 
 MathJax comes from the wheel `sphinx-mathjax-offline`, in parts that work from `file://` too: the
 TeX reader, the setter, its fonts, and the copy of each formula that screen readers read. Its menu
-stays away, which would make every formula a stop of the Tab key. Jupyter Book's Thebe scripts (run cells on a remote kernel) are dropped: they are not used here,
-would load from another host, and are declared twice, which the browser reports as an error.
+stays away, which would make every formula a stop of the Tab key. Jupyter Book's Thebe scripts
+(run cells on a remote kernel) are dropped: they are not used here, would load from another host,
+and are declared twice, which the browser reports as an error.
 """
 
 import os
@@ -19,9 +20,9 @@ PARTS = [
     "input/tex/extensions/ams",
     "input/tex/extensions/noundefined",
     "output/chtml",
-    "output/chtml/fonts/tex",
     "a11y/assistive-mml",
 ]
+FONTS = "output/chtml/fonts/tex"  # loaded by the setter
 # How MathJax is told the same.
 SETTINGS = {
     "loader": {"load": [part.replace("input/tex/extensions", "[tex]") for part in PARTS]},
@@ -34,7 +35,7 @@ def copy_mathjax(app, exception):
     """Put the parts of MathJax beside the other static files of a finished HTML build."""
     if exception or app.builder.format != "html":
         return
-    names = re.compile(rf".*/{FOLDER}/((?:startup|{'|'.join(PARTS)})\.js|.*\.woff)$")
+    names = re.compile(rf".*/{FOLDER}/((?:startup|{'|'.join([*PARTS, FONTS])})\.js|.*\.woff)$")
     for file in files("sphinx-mathjax-offline"):
         if found := names.match(str(file)):
             target = Path(app.outdir, "_static", FOLDER, found[1])
