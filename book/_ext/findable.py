@@ -1,35 +1,35 @@
 """Sphinx extension: what the search finds.
 
-A term of the glossary leads to its definition, and to the lesson that the definition names. So
-the aliases of a term, such as a symbol, lead there too. The excerpts show text (search.js).
+A term of the glossary leads to its definition, and to the lesson that the definition names; a
+symbol leads to the page of notation too. The excerpts show text (search.js).
 """
+
+from functools import cache
 
 from docutils import nodes
 from sphinx import addnodes
 
-GLOSSARY = "book/glossary"
+GLOSSARY, NOTATION = "book/glossary", "book/notation"
 
 
-def lessons_of(definition, known):
-    """The pages of lessons to which a definition leads."""
-    for link in definition.findall(addnodes.pending_xref):
-        name = "lessons/" + link["reftarget"].rpartition("/")[2].removesuffix(".ipynb")
-        if name in known:
-            yield name
-
-
-def index_lessons(app, env):
-    """Enter the terms of the glossary into the index of their lessons too."""
-    entries = env.get_domain("index").entries
-    terms = {}
+@cache
+def terms_of_pages(env):
+    """The terms that lead to a page beside the glossary, by the name of the page."""
+    found = {}
     for item in env.get_doctree(GLOSSARY).findall(nodes.definition_list_item):
         names = [term.astext() for term in item.findall(nodes.term)]
-        for lesson in lessons_of(item, env.found_docs):
-            terms.setdefault(lesson, []).extend(names)
-    for lesson, names in terms.items():
-        found = [entry for entry in entries.get(lesson, []) if entry[2]]  # without ours of last time
-        entries[lesson] = found + [("single", name, "", "main", None) for name in names]
-    return []
+        symbols = [name for name in names if len(name) <= 2 and not name.isascii()]
+        found.setdefault(NOTATION, []).extend(symbols)
+        for link in item.findall(addnodes.pending_xref):
+            found.setdefault(link["reftarget"], []).extend(names)
+    return found
+
+
+def enter_terms(app, doctree, docname):
+    """Enter into the index of a page the terms that lead to it."""
+    if names := terms_of_pages(app.env).get(docname):
+        entries = [("single", name, "", "main", None) for name in names]
+        doctree.append(addnodes.index(entries=entries))
 
 
 def load_excerpts(app, pagename, templatename, context, doctree):
@@ -40,6 +40,6 @@ def load_excerpts(app, pagename, templatename, context, doctree):
 
 def setup(app):
     """Connect the steps."""
-    app.connect("env-updated", index_lessons)
+    app.connect("doctree-resolved", enter_terms)
     app.connect("html-page-context", load_excerpts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -52,9 +52,10 @@ function loadWhenNear(player) {
 /** Make displayed formulas that are wider than the page a little smaller; what is wider still can be scrolled. */
 function fitFormulas(width = Infinity) {
   document.querySelectorAll("div.math mjx-container[display=true]").forEach((formula) => {
-    formula.style.fontSize = "";
+    const own = (formula.dataset.size ??= formula.style.fontSize || "100%"); // MathJax fits it to the text
+    formula.style.fontSize = own;
     const fits = Math.min(width, formula.clientWidth) / formula.scrollWidth;
-    if (fits < 1) formula.style.fontSize = `${Math.max(62, Math.floor(99 * fits))}%`;
+    if (fits < 1) formula.style.fontSize = `calc(${own} * ${Math.max(0.62, 0.99 * fits)})`;
     if (fits < 0.62) formula.tabIndex = 0; // what scrolls must be reached by keys
     else formula.removeAttribute("tabindex");
   });

@@ -20,7 +20,7 @@ addEventListener("DOMContentLoaded", () => {
     const page = new DOMParser().parseFromString(html, "text/html");
     const place = anchor && page.getElementById(decodeURIComponent(anchor.slice(1)));
     // of a term in the glossary or a name of the API: what is said of it
-    const shown = place?.matches("dt") ? [place.nextElementSibling] : [place ?? page.querySelector("article.bd-article")];
+    const shown = place?.matches("dt") ? [place.nextElementSibling] : [place || page.querySelector("article.bd-article")];
     shown.forEach((part) => part.querySelectorAll(USELESS).forEach((element) => element.remove()));
     return readable(shown.map((part) => part.textContent).join(" "));
   };
