@@ -2,13 +2,15 @@
 
 The notebooks hold their figures in the page itself, so that a notebook needs no other file. A
 built page needs to wait for none that is not seen: its figures become files beside it, loaded
-when a reader comes near, at a place that is kept free for them. The theme brings two thousand
+when a reader comes near, at a place that is kept free for them. So is a place for each formula,
+about as wide as MathJax will make it. The theme brings two thousand
 icons, as a script and as fonts; the book keeps the dozen that it shows. The index of the search
 is read by the page of the search alone.
 """
 
 import base64
 import hashlib
+import html
 import io
 import re
 from pathlib import Path
@@ -21,6 +23,9 @@ FOLDER = "_images"
 DATA = r"data:image/(png|webp|svg\+xml);base64,([A-Za-z0-9+/=]+)"
 FIGURE = re.compile(rf'<img class="dark-light" style="width:(\d+)px;([^>]*?) src="{DATA}">')
 FRAME = re.compile(rf'"{DATA}"')
+FORMULA = re.compile(
+    r'<(span|div) class="(math notranslate nohighlight)"([^>]*)>\s*(\\[(\[].*?)</\1>', re.S
+)
 SEARCH = re.compile(
     r'\s*<script src="[^"]*(?:_static/searchtools|_static/language_data|searchindex)\.js[^"]*">\s*</script>'
 )
@@ -30,9 +35,42 @@ STYLES = "_static/styles/pydata-sphinx-theme.css"
 SCRIPTS = "_static/scripts/fontawesome.js*"
 FONTS = "_static/vendor/fontawesome/webfonts"
 ICON_RULE = re.compile(r'((?:,?\.fa-[\w-]+:before)+)\{content:"(\\[0-9a-f]+|.)"\}')
-FONT_FACE = re.compile(
-    r"(@font-face\{[^}]*?src:)url\([^)]*?(fa-[\w-]+)\.woff2\)[^}]*\}"
-)
+FONT_FACE = re.compile(r"(@font-face\{[^}]*?src:)url\([^)]*?(fa-[\w-]+)\.woff2\)[^}]*\}")
+
+
+# Widths in em of the parts of a formula, a least-squares fit to 330 that MathJax had set; half an em off.
+RELATIONS = r"\\(?:[lg]eq?|neq|approx|in|to|cdot|times|colon|mid|subset|equiv)(?![a-zA-Z])|[=<>+−-]"
+SILENT = r"\\(?:tilde|bar|hat|math\w+|text|operatorname|left|right|[bB]igg?[lr]?|[dt]?frac|sqrt|q?quad|[,;!])(?![a-zA-Z])\*?"
+NAMES = r"\\(?:min|max|inf|sup|log|exp|cos|arg|sgn)(?![a-zA-Z])"
+SCRIPTS = r"[_^](?:\{[^{}]*\}|[^{])"
+POINTS = r"[(),|.!]"
+
+
+def width_of(formula):
+    """About how wide a formula in a line will be, in em."""
+    relations = len(re.findall(RELATIONS, formula))
+    rest = re.sub(SILENT, "", re.sub(RELATIONS, "", formula))
+    names = len(re.findall(NAMES, rest))
+    rest = re.sub(r"\\[a-zA-Z]+\*?|\\.", "X", rest)
+    scripts = sum(len(one.strip("_^{} ")) for one in re.findall(SCRIPTS, rest))
+    rest = re.sub(r"[{}\s]", "", re.sub(SCRIPTS, "", rest))
+    points = len(re.findall(POINTS, rest))
+    return (
+        0.65 * (len(rest) - points)
+        + 0.5 * points
+        + 0.48 * scripts
+        + 1.49 * relations
+        + 1.29 * names
+    )
+
+
+def keep_room(found):
+    """A formula that is not set yet, with the room that it will take."""
+    kind, classes, attributes, tex = found.groups()
+    formula = html.unescape(tex).strip()
+    rows = formula.count(r"\\") + 1
+    room = f"{width_of(formula[2:-2]):.1f}em" if kind == "span" else f"{3.3 + 2.2 * rows:.1f}rem"
+    return f'<{kind} class="{classes}"{attributes} style="--room: {room}">{tex}</{kind}>'
 
 
 def shape_of(kind, content):
@@ -43,8 +81,8 @@ def shape_of(kind, content):
     return Image.open(io.BytesIO(content)).size
 
 
-def figures_to_files(app, pagename, templatename, context, doctree):
-    """Replace the figures of a page by their addresses, and write them there."""
+def lighten_body(app, pagename, templatename, context, doctree):
+    """Replace the figures of a page by their addresses, write them there, and keep room for formulas."""
     if app.builder.name != "html" or "body" not in context:
         return
     folder = Path(app.outdir, FOLDER)
@@ -65,7 +103,7 @@ def figures_to_files(app, pagename, templatename, context, doctree):
             f'width="{width}" height="{height}" loading="lazy" decoding="async">'
         )
 
-    body = FIGURE.sub(figure, context["body"])
+    body = FIGURE.sub(figure, FORMULA.sub(keep_room, context["body"]))
     context["body"] = FRAME.sub(lambda found: f'"{written(*found.groups())[0]}"', body)
 
 
@@ -79,7 +117,9 @@ def keep_icons(out):
     text = ICON_RULE.sub(lambda rule: rule[0] if named(rule) & shown else "", text)
     every = "".join(path.read_text(encoding="utf-8") for path in out.glob("_static/**/*.css"))
     written = re.findall(r'"\\([0-9a-f]{2,5})"', text) + re.findall(r'"\\(f[0-9a-f]{3})"', every)
-    letters = {int(code, 16) for code in written} | set(map(ord, re.findall("[\ue000-\uf8ff]", text)))
+    letters = {int(code, 16) for code in written} | set(
+        map(ord, re.findall("[\ue000-\uf8ff]", text))
+    )
 
     def with_font(found):
         font = TTFont(Path(out, FONTS, f"{found[2]}.ttf"))
@@ -113,6 +153,6 @@ def lighten(app, exception):
 
 def setup(app):
     """Connect the steps."""
-    app.connect("html-page-context", figures_to_files)
+    app.connect("html-page-context", lighten_body)
     app.connect("build-finished", lighten, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -57,7 +57,11 @@ def write_previews(app, exception):
             file, _, anchor = link["href"].partition("#")
             there = (path.parent / unquote(file)).resolve() if file else path
             target = targets.get((there, unquote(anchor)))
-            if target is not None and link["href"] not in found and "headerlink" not in link.get("class", []):
+            if (
+                target is not None
+                and link["href"] not in found
+                and "headerlink" not in link.get("class", [])
+            ):
                 found[link["href"]] = preview_of(target)
         found = {address: text for address, text in found.items() if text}
         if found:

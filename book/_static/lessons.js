@@ -33,6 +33,11 @@ addEventListener("DOMContentLoaded", () => {
   const named = "details.hide > summary, .search-button-field, .theme-switch-button";
   document.querySelectorAll(named).forEach((button) => button.removeAttribute("aria-label"));
   document.querySelectorAll(".citation-list > *").forEach((entry) => { entry.role = "listitem"; });
+  const met = new Set(); // a function that a page names ten times is one stop of the Tab key
+  document.querySelectorAll("a.sphinx-codeautolink-a").forEach((link) => {
+    if (met.has(link.href)) link.tabIndex = -1;
+    met.add(link.href);
+  });
   document.querySelectorAll("[data-print-page]").forEach((button) =>
     button.addEventListener("click", () => printPage(button.dataset.printPage)));
   document.querySelectorAll(".frames").forEach(loadWhenNear);

@@ -97,7 +97,13 @@ def test_api_page_begins_with_an_overview_and_sets_its_formulas(page, address):
     page.goto(f"{address}/book/api.html")
     overview = page.locator("section#overview table a")
     names = {name.rpartition(".")[2] for name in overview.all_text_contents()}
-    left_out = {"AttackResult", "BoundTerms", "Decomposition", "LinearizedRobustness", "Measurements"}
+    left_out = {
+        "AttackResult",
+        "BoundTerms",
+        "Decomposition",
+        "LinearizedRobustness",
+        "Measurements",
+    }
     assert set(lesson_utils.__all__) - left_out <= names
     page.wait_for_selector("section#overview mjx-container")
     entry = page.locator("dl:has(> dt[id='lesson_utils.saliency.alignment']) mjx-container")
@@ -109,7 +115,9 @@ def test_a_link_shows_what_it_leads_to(page, address, html):
     name = next(one for one in LESSONS if "07_bound" in one)
     page.goto(f"{address}/{name}.html")
     page.evaluate("MathJax.startup.promise")
-    link = page.locator("article a[href*='#thm-'], article a[href*='#prop-'], article a[href*='#def-']").first
+    link = page.locator(
+        "article a[href*='#thm-'], article a[href*='#prop-'], article a[href*='#def-']"
+    ).first
     link.scroll_into_view_if_needed()
     link.hover()
     box = page.locator(".preview")
@@ -136,5 +144,7 @@ def test_previews_show_terms_equations_and_references(html):
         store = soup_of(html, name).find(id="previews")
         for text in json.loads(store.string).values() if store else []:
             assert " id=" not in text and "<a " not in text
-            kinds |= {kind for kind in ("proof", "citation", "math", "exercise", "sig") if kind in text}
+            kinds |= {
+                kind for kind in ("proof", "citation", "math", "exercise", "sig") if kind in text
+            }
     assert kinds == {"proof", "citation", "math", "exercise", "sig"}
