@@ -10,18 +10,18 @@ const readable = (text) => text
   .replace(/\\tilde\s*\\rho/g, "ρ̃")
   .replace(/\\([a-zA-Z]+)\s?/g, (all, name) => SIGNS[name] ?? "")
   .replace(/\\\|/g, "‖")
-  .replace(/\\[^a-zA-Z]|[{}$^_]/g, "")
-  .replace(/\s+/g, " ").trim();
+  .replace(/\\[^a-zA-Z]|[{}$^_]/g, "");
 
-const USELESS = ".headerlink, script, style, .lesson-tools, .cell_input, summary, .toctree-wrapper, .eqno";
+const USELESS = ".headerlink, script, style, .lesson-tools, .cell_input, summary, .toctree-wrapper, .highlight, .eqno";
 
 addEventListener("DOMContentLoaded", () => {
   Search.htmlToText = (html, anchor) => {
     const page = new DOMParser().parseFromString(html, "text/html");
-    const place = anchor && page.getElementById(decodeURIComponent(anchor.slice(1)));
-    // of a term in the glossary or a name of the API: what is said of it
-    const shown = place?.matches("dt") ? [place.nextElementSibling] : [place || page.querySelector("article.bd-article")];
-    shown.forEach((part) => part.querySelectorAll(USELESS).forEach((element) => element.remove()));
-    return readable(shown.map((part) => part.textContent).join(" "));
+    const place = anchor ? page.getElementById(decodeURIComponent(anchor.slice(1))) : null;
+    let shown = place ?? page.querySelector("article.bd-article");
+    while (shown.matches("dt")) shown = shown.nextElementSibling; // of a term or a name: what is said of it
+    shown.querySelectorAll(USELESS).forEach((element) => element.remove());
+    shown.querySelectorAll(".math").forEach((formula) => { formula.textContent = readable(formula.textContent); });
+    return shown.textContent.replace(/\s+/g, " ").trim();
   };
 });

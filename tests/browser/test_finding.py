@@ -20,7 +20,8 @@ def results(page, address, query):
     page.wait_for_function(
         "document.querySelector('p.search-summary')?.textContent.includes('finished')"
     )
-    page.wait_for_timeout(400)
+    page.wait_for_load_state("networkidle")  # the excerpts are fetched
+    page.wait_for_timeout(500)
     return page.locator("#search-results ul.search > li")
 
 
@@ -79,7 +80,7 @@ def test_pages_say_what_they_are(html):
         assert len(soup.find("meta", attrs={"name": "description"})["content"]) > 40
         for tag in ("og:title", "og:description", "og:site_name"):
             assert soup.find("meta", property=tag)["content"]
-        assert f"Version {__version__}" in soup.footer.get_text()
+        assert f"Version {__version__}" in soup.select_one(".bd-footer").get_text()
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
