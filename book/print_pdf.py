@@ -60,7 +60,7 @@ def number_contents(page, path):
     """Write into the list of contents the pages on which its entries begin, as a first print has them."""
     pdf = PdfReader(path)
     pages = {
-        name: str(pdf.get_destination_page_number(place) + 1)
+        name.lstrip("/"): str(pdf.get_destination_page_number(place) + 1)
         for name, place in pdf.named_destinations.items()
     }
     page.evaluate(NUMBER, pages)

@@ -29,10 +29,10 @@ FORMULA = re.compile(
 SEARCH = re.compile(
     r'\s*<script src="[^"]*(?:_static/searchtools|_static/language_data|searchindex)\.js[^"]*">\s*</script>'
 )
-ICONS = re.compile(r'\s*<script defer src="[^"]*scripts/fontawesome\.js[^"]*">\s*</script>')
+ICONS = re.compile(r'\s*<script defer(?:="")? src="[^"]*scripts/fontawesome\.js[^"]*">\s*</script>')
 
 STYLES = "_static/styles/pydata-sphinx-theme.css"
-SCRIPTS = "_static/scripts/fontawesome.js*"
+ICON_SCRIPT = "_static/scripts/fontawesome.js*"
 FONTS = "_static/vendor/fontawesome/webfonts"
 ICON_RULE = re.compile(r'((?:,?\.fa-[\w-]+:before)+)\{content:"(\\[0-9a-f]+|.)"\}')
 FONT_FACE = re.compile(r"(@font-face\{[^}]*?src:)url\([^)]*?(fa-[\w-]+)\.woff2\)[^}]*\}")
@@ -133,7 +133,7 @@ def keep_icons(out):
         return f'{found[1]}url(data:font/woff;base64,{packed}) format("woff")}}'
 
     styles.write_text(FONT_FACE.sub(with_font, text), encoding="utf-8")
-    for path in {*out.glob(SCRIPTS), *out.glob(f"{FONTS}/*"), *out.glob("_static/**/*.map")}:
+    for path in {*out.glob(ICON_SCRIPT), *out.glob(f"{FONTS}/*"), *out.glob("_static/**/*.map")}:
         path.unlink()
 
 
@@ -147,7 +147,7 @@ def lighten(app, exception):
         light = ICONS.sub("", text if page.name == "search.html" else SEARCH.sub("", text))
         if light != text:
             page.write_text(light, encoding="utf-8")
-    if next(out.glob(SCRIPTS), None):  # copied anew with each build
+    if next(out.glob(ICON_SCRIPT), None):  # copied anew with each build
         keep_icons(out)
 
 
