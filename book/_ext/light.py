@@ -115,11 +115,10 @@ def keep_icons(out):
     text = styles.read_text(encoding="utf-8")
     named = lambda rule: {name[1:] for name in re.findall(r"\.fa-[\w-]+", rule[1])}  # noqa: E731
     text = ICON_RULE.sub(lambda rule: rule[0] if named(rule) & shown else "", text)
-    every = "".join(path.read_text(encoding="utf-8") for path in out.glob("_static/**/*.css"))
-    written = re.findall(r'"\\([0-9a-f]{2,5})"', text) + re.findall(r'"\\(f[0-9a-f]{3})"', every)
-    letters = {int(code, 16) for code in written} | set(
-        map(ord, re.findall("[\ue000-\uf8ff]", text))
-    )
+    others = [path for path in out.glob("_static/**/*.css") if path != styles]
+    every = text + "".join(path.read_text(encoding="utf-8") for path in others)
+    letters = {int(code, 16) for code in re.findall(r'"\\([0-9a-f]{2,5})"', every)}
+    letters |= set(map(ord, re.findall("[\ue000-\uf8ff]", every)))  # some are written as they are
 
     def with_font(found):
         font = TTFont(Path(out, FONTS, f"{found[2]}.ttf"))
