@@ -80,7 +80,7 @@ def test_pages_say_what_they_are(html):
         assert len(soup.find("meta", attrs={"name": "description"})["content"]) > 40
         for tag in ("og:title", "og:description", "og:site_name"):
             assert soup.find("meta", property=tag)["content"]
-        assert f"Version {__version__}" in soup.select_one(".bd-footer").get_text()
+        assert f"Version {__version__}" in soup.select_one(".bd-footer-content").get_text()
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
