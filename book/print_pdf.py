@@ -1,12 +1,17 @@
-"""Prints the book, built as one page by `--builder singlehtml`, to one PDF with Chromium."""
+"""Prints the book, built as one page by `--builder singlehtml`, to one PDF with Chromium.
+
+With the word `text`, without code and solutions.
+"""
 
 import os
 import shutil
+import sys
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
+from pypdf import PdfReader
 
 BUILD = Path(__file__).parent / "_build"
 PAGE = BUILD / "singlehtml" / "index.html"
@@ -20,6 +25,11 @@ READY = """() => [...document.images].every(i => i.complete)
 # Subtitle, authors and licences stand elsewhere on the page.
 TITLE_PAGE = """document.querySelector("#jb-print-docs-body h1").after(
     ...document.querySelectorAll(".bd-article h1 + p, .bd-footer-content__inner"))"""
+
+NUMBER = """(pages) => document.querySelectorAll("#jb-print-toc a").forEach((link) => {
+    const page = pages[decodeURIComponent(link.hash.slice(1))];
+    if (page) link.dataset.page = page;
+})"""
 
 
 @contextmanager
@@ -46,17 +56,34 @@ def open_book(browser):
     return page
 
 
-def main():
+def number_contents(page, path):
+    """Write into the list of contents the pages on which its entries begin, as a first print has them."""
+    pdf = PdfReader(path)
+    pages = {
+        name.lstrip("/"): str(pdf.get_destination_page_number(place) + 1)
+        for name, place in pdf.named_destinations.items()
+    }
+    page.evaluate(NUMBER, pages)
+
+
+def main(what="all"):
     """Sphinx writes the page into a folder, but its links as if it lay above that folder."""
     text = (PAGE.parent / "book" / "index.html").read_text(encoding="utf-8")
     PAGE.write_text(text.replace('href="book/index.html#', 'href="#'), encoding="utf-8")
-    PDF.parent.mkdir(parents=True, exist_ok=True)
+    path = PDF if what == "all" else PDF.with_stem(f"{PDF.stem}-{what}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     layout = {"format": "A4", "margin": MARGINS, "print_background": True}
     footer = {"display_header_footer": True, "header_template": " ", "footer_template": FOOTER}
     with chromium() as browser:
-        open_book(browser).pdf(path=PDF, tagged=True, outline=True, **layout, **footer)
-    print(f"Open {PDF.relative_to(BUILD.parents[1])}")
+        page = open_book(browser)
+        page.evaluate("what => { document.documentElement.dataset.print = what }", what)
+        for printing in range(2):  # the first, to learn the numbers of the pages
+            page.pdf(path=path, tagged=True, outline=True, **layout, **footer)
+            if printing == 0:
+                number_contents(page, path)
+                page.evaluate("what => { document.documentElement.dataset.print = what }", what)
+    print(f"Open {path.relative_to(BUILD.parents[1])}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

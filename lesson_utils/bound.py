@@ -43,7 +43,7 @@ class Binarized(nn.Module):
         return Binarized(self.model, i, j)
 
     def score(self, y: Tensor) -> Tensor:
-        """Ψ†(y) = Ψ^i(y) − Ψ^j(y), `(batch,)`."""
+        """``Ψ†(y) = Ψ^i(y) − Ψ^j(y)``, `(batch,)`."""
         logits = self.model(y)
         i, j = (class_index(index, logits) for index in (self.i, self.j))
         _check_different(i, j)
@@ -56,7 +56,7 @@ class Binarized(nn.Module):
 
 
 def binarize(model: Model, i: int | Tensor, j: int | Tensor) -> Binarized:
-    """Binary classifier of class i against class j, Ψ†(y) = Ψ^i(y) − Ψ^j(y).
+    """Binary classifier of class i against class j, ``Ψ†(y) = Ψ^i(y) − Ψ^j(y)``.
 
     With i = i* and j = j* of a point x it is the classifier binarized at x.
 
@@ -118,7 +118,7 @@ class Measurements(NamedTuple):
     homogeneous: Tensor
     """⟨x, g⟩, the homogeneous part of the predicted logit."""
     bias: Tensor
-    """β = Ψ^{i*} − ⟨x, g⟩, its non-homogeneous part."""
+    """``β = Ψ^{i*} − ⟨x, g⟩``, its non-homogeneous part."""
 
     @property
     def bound(self) -> Tensor:
@@ -127,7 +127,7 @@ class Measurements(NamedTuple):
 
     @property
     def lower_bound(self) -> Tensor:
-        """The same steps from below: α − direction gap − bias gap ≤ ρ̃."""
+        """The same steps from below: ``α − direction gap − bias gap ≤ ρ̃``."""
         return self.alignment - self.direction_gap - self.bias_gap
 
     @property

@@ -1,9 +1,9 @@
 """Homogeneous decomposition of a logit (lesson 6).
 
-Ψ^i(x) = ⟨x, ∇Ψ^i(x)⟩ + β^i(x).
+``Ψ^i(x) = ⟨x, ∇Ψ^i(x)⟩ + β^i(x)``.
 
 For networks of affine layers and positively 1-homogeneous activations the second
-part is a sum over the biases of the layers, β^i(x) = Σ_ℓ ⟨b_ℓ, ∂Ψ^i/∂b_ℓ⟩ (Euler's theorem
+part is a sum over the biases of the layers, ``β^i(x) = Σ_ℓ ⟨b_ℓ, ∂Ψ^i/∂b_ℓ⟩`` (Euler's theorem
 for (x, b) ↦ Ψ). Etmann et al. 2019, homogeneous decomposition theorem.
 """
 
@@ -40,7 +40,7 @@ class Decomposition(NamedTuple):
     homogeneous: Tensor
     """⟨x, ∇Ψ^i(x)⟩."""
     bias: Tensor
-    """β^i(x) = Ψ^i(x) − ⟨x, ∇Ψ^i(x)⟩."""
+    """``β^i(x) = Ψ^i(x) − ⟨x, ∇Ψ^i(x)⟩``."""
     per_layer: dict[str, Tensor]
     """Contribution ⟨b_ℓ, ∂Ψ^i/∂b_ℓ⟩ of each layer with a bias, by module name, in call order."""
     residual: Tensor

@@ -364,7 +364,7 @@ def decision_regions(
 def plane(
     model: nn.Module, xlim: tuple[float, float] = (-3, 3), ylim: tuple[float, float] = (-3, 3)
 ) -> tuple[Figure, Axes]:
-    """Square figure with the :func:`decision_regions` of one model."""
+    """Square figure with the :func:`lesson_utils.plots.decision_regions` of one model."""
     figure, axis = plt.subplots(figsize=(5, 5))
     decision_regions(axis, model, xlim=xlim, ylim=ylim)
     return figure, axis

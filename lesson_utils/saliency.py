@@ -1,6 +1,6 @@
 """Saliency map and alignment (lessons 1 and 4).
 
-g = ∇Ψ^{i*}(x) and ``α(x) = |⟨x, g⟩| / ‖g‖``.
+``g = ∇Ψ^{i*}(x)`` and ``α(x) = |⟨x, g⟩| / ‖g‖``.
 
 Source: Etmann, Lunz, Maass, Schönlieb, *On the Connection Between Adversarial Robustness and
 Saliency Map Interpretability*, ICML 2019, definitions 1 and 2.
@@ -18,7 +18,7 @@ from .validation import Model, check_alignment, class_index
 
 @with_gradients
 def saliency_map(model: Model, x: Tensor, target: int | Tensor | None = None) -> Tensor:
-    """Gradient of one logit by the input, g = ∇Ψ^i(x), with its sign.
+    """Gradient of one logit by the input, ``g = ∇Ψ^i(x)``, with its sign.
 
     Parameters
     ----------

@@ -153,7 +153,7 @@ class FrameSlider:
 
     def _page(self, frames: list[str], captions: list[str], width: int) -> str:
         controls = "".join(
-            f"<label>{html.escape(name)} <output>{html.escape(_shown(values[0]))}</output>"
+            f"<label>{html.escape(name)} <span>{html.escape(_shown(values[0]))}</span>"
             f'<input type="range" min="0" max="{len(values) - 1}" value="0" '
             f'aria-label="{html.escape(name)}" aria-valuetext="{html.escape(_shown(values[0]))}"></label>'
             for name, values in self.sliders.items()
@@ -162,8 +162,8 @@ class FrameSlider:
         content = _script({"texts": texts, "captions": captions, "frames": [None, *frames[1:]]})
         return (
             f"<div class='frames' data-kind='frames' role='group' aria-label='Figure with sliders'><style>{_read('player.css')}</style>"
-            f"<div>{image_tag(frames[0], width, captions[0])}</div>{controls}<p aria-live='polite'>"
-            f"{html.escape(captions[0])}</p>"
+            f"<div>{image_tag(frames[0], width, captions[0])}</div>{controls}"
+            f"<p>{html.escape(captions[0])}</p><div class='said' aria-live='polite'></div>"
             f"<script type='application/json'>{content}</script>"
             f"<script>{{{_read('address.js')}{_read('player.js')}}}</script></div>"
         )

@@ -80,14 +80,16 @@ def test_the_lines_for_colab(tmp_path, repository, python):
     assert Path(file).is_relative_to(tmp_path / "env") and images == "500"
 
 
-def test_one_setting_brings_the_launch_buttons():
+def test_one_setting_brings_the_buttons_that_need_an_address():
     extension = load_extension()
     assert SETTINGS["repository"]["url"] == "" or extension.PLACEHOLDER == URL
     for url, expected in (("", {}), ("https://github.com/a/b", SETTINGS["launch_buttons"])):
         options = {"repository_url": url, "launch_buttons": SETTINGS["launch_buttons"]}
         config = SimpleNamespace(html_theme_options=options)
-        extension.drop_launch_buttons(None, config)
+        extension.set_address(None, config)
         assert options["launch_buttons"] == expected
+        for kind in ("repository", "source", "edit_page", "issues"):
+            assert options.get(f"use_{kind}_button", False) == bool(url)
         source = [PAGE]
         extension.name_repository(SimpleNamespace(config=config), "page", source)
         assert (URL in source[0]) == (url == "")

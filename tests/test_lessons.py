@@ -287,3 +287,21 @@ def test_the_list_beside_the_lessons_has_every_work():
     assert len(titles) == len(ENTRIES)
     for title in titles:
         assert re.sub(r"[{}]", "", title) in listed
+
+
+def test_the_graph_of_the_lessons_agrees_with_what_they_need():
+    """Every arrow is a need, and every need is an arrow or a chain of arrows."""
+    needs = {}
+    for path in LESSONS:
+        opening = sources(json.loads(path.read_text(encoding="utf-8")), "markdown")[0]
+        line = opening.split("**You need:**")[1].split("\n- ")[0]
+        needs[int(path.name[:2])] = {int(n) for n in re.findall(r"\((\d\d)_\w+\.ipynb\)", line)}
+    picture = LESSONS[0].parents[1] / "book" / "_static" / "lessons.svg"
+    arrows = re.findall(r'<path id="(\d+)-(\d+)"', picture.read_text(encoding="utf-8"))
+    drawn = {n: {int(a) for a, b in arrows if int(b) == n} for n in needs}
+    assert all(drawn[n] <= needs[n] for n in needs)
+
+    def before(n):
+        return drawn[n].union(*(before(m) for m in drawn[n]))
+
+    assert all(needs[n] <= before(n) for n in needs)

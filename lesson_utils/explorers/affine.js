@@ -23,7 +23,6 @@ const KEYS = ["x", "b", "three", "shift", "c"];
 function render({ model, el }) {
   const ui = frame(el, model, "Plane with the point x, the origin and the decision boundary");
   const state = () => Object.fromEntries([...KEYS, "z", "third", "v"].map((key) => [key, model.get(key)]));
-  const start = state();
   ui.draw(KEYS, () => {
     const { weight, bias, rho, alpha, winner, foot } = affine(state());
     const [x, c] = [model.get("x"), model.get("c")];
@@ -44,20 +43,26 @@ function render({ model, el }) {
   ui.slider("b", "bias b", -3, 3);
   ui.slider("shift", "size of the function added to every score", -2, 2);
   ui.tick("three", "third class");
-  ui.button("Start again", () => KEYS.forEach((key) => ui.tell(key, start[key])));
-  const sentence = ui.sentence();
-  let before = affine(state());
+  ui.again(KEYS);
+  const sentence = make(ui.side, "p");
+  let before = affine(state()), last = before; // at the last change; and at the last rest
+  const verb = (name, now, then) => {
+    const same = now[name] === then[name] || Math.abs(now[name] - then[name]) < 1e-9;
+    return same ? "stays" : now[name] > then[name] ? "grows" : "shrinks";
+  };
   KEYS.forEach((key) =>
     model.on(`change:${key}`, () => {
       const now = affine(state());
-      const verb = (name) => {
-        const same = now[name] === before[name] || Math.abs(now[name] - before[name]) < 1e-9;
-        return same ? "stays" : now[name] > before[name] ? "grows" : "shrinks";
-      };
-      sentence.textContent = `ρ ${verb("rho")}, α ${verb("alpha")}. ${WHY[key]}`;
+      sentence.textContent = `ρ ${verb("rho", now, before)}, α ${verb("alpha", now, before)}. ${WHY[key]}`;
       before = now;
     }),
   );
+  ui.announce(KEYS, () => {
+    const now = affine(state());
+    const words = [["ρ", "rho"], ["α", "alpha"]].map(([sign, name]) => `${sign} ${verb(name, now, last)}: ${now[name].toFixed(2)}`);
+    last = now;
+    return `${words.join(", ")}; class ${now.winner}.`;
+  });
 }
 
 const shared = (model) => ({

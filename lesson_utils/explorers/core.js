@@ -120,6 +120,7 @@ const STYLE = `
 .explorer p { margin: 8px 0 0; color: ${INK}; }
 .explorer .share { margin-top: 8px; }
 .explorer output { overflow-wrap: anywhere; }
+.explorer .said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
 @media print { .explorer label, .explorer button, .explorer .share { display: none; } }
 `;
 
@@ -158,8 +159,7 @@ export function panel(el, model, stage, clear = () => {}) {
     /** A number of the state with a slider. */
     slider(key, name, low, high, parent = side) {
       const label = make(parent, "label", {}, name);
-      const value = make(label, "output");
-      // the label would name the output, the first that it can
+      const value = make(label, "span"); // no output, which would be read aloud at each step
       const range = { type: "range", min: low, max: high, step: (high - low) / 100, "aria-label": name };
       const input = make(label, "input", { ...range, ...OWN_KEYS });
       input.addEventListener("input", () => tell(key, Number(input.value)));
@@ -173,12 +173,26 @@ export function panel(el, model, stage, clear = () => {}) {
       input.addEventListener("input", () => tell(key, input.checked));
       ui.draw([key], () => { input.checked = model.get(key); });
     },
+    /** A button that puts these parts of the state back to where they are now. */
+    again(keys) {
+      const start = keys.map((key) => [key, model.get(key)]);
+      return ui.button("Start again", () => start.forEach(([key, value]) => tell(key, value)));
+    },
     button(name, f, parent = side) {
       const button = make(parent, "button", { type: "button", ...OWN_KEYS }, name);
       button.addEventListener("click", f);
       return button;
     },
     sentence: () => make(side, "p", { "aria-live": "polite" }),
+    /** Tell a screen reader f() once these parts of the state have come to rest; nothing at the start. */
+    announce(keys, f) {
+      const said = make(side, "div", { class: "said", "aria-live": "polite" });
+      let timer = 0;
+      keys.forEach((key) => model.on(`change:${key}`, () => {
+        clearTimeout(timer);
+        timer = setTimeout(() => { said.textContent = f(); }, 700);
+      }));
+    },
     number: numbersIn(table),
   };
   return ui;
@@ -198,6 +212,12 @@ export function numbersIn(table) {
     values[key].textContent = typeof value === "string" ? value : shown;
   };
 }
+
+// What a key adds to a point, in steps; where this leads out of the square, the edge stops it.
+const WAYS = {
+  ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1],
+  PageUp: [0, 10], PageDown: [0, -10], Home: [-100, 0], End: [100, 0],
+};
 
 /** An explorer of the plane: the square |x_k| ≤ view. */
 export function frame(el, model, label) {
@@ -243,10 +263,11 @@ export function frame(el, model, label) {
       const [cx, cy] = px(at);
       make(ground, "circle", { cx, cy, r: 5, fill: color });
     },
-    /** A point of the state that pointer, touch and arrow keys move. */
+    /** A point of the state that pointer, touch and keys move: the arrows by a step, Page up and Page
+     *  down by ten, Home and End to the left and the right edge. */
     handle(key, name, color, { place = (p) => p, below = false } = {}) {
       const group = make(handles, "g", {
-        tabindex: 0, role: "slider", "aria-label": `${name}: drag, or move with the arrow keys`,
+        tabindex: 0, role: "slider", "aria-label": `point ${name}: drag, or move with the arrow keys`,
         "aria-valuemin": -view, "aria-valuemax": view, "data-handle": key, ...OWN_KEYS,
       });
       make(group, "circle", { r: 24, fill: "transparent" }); // large enough for a finger
@@ -266,9 +287,9 @@ export function frame(el, model, label) {
       group.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
       group.addEventListener("pointermove", (event) => group.hasPointerCapture(event.pointerId) && pointer(event));
       group.addEventListener("keydown", (event) => {
-        const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
+        const way = WAYS[event.key];
         if (!way) return;
-        event.preventDefault();
+        event.preventDefault(); // the page would scroll
         move(step(model.get(key), (event.shiftKey ? 5 : 1) * 0.02 * view, way));
       });
       ui.draw([key], () => {

@@ -43,7 +43,8 @@ function verdict({ tilde, rho, radius }) {
 
 function render({ model, el }) {
   const ui = frame(el, model, "Plane with the point x, linear regions and decision boundaries of a network");
-  const sentence = ui.sentence();
+  const sentence = make(ui.side, "p");
+  const nameOf = (k) => model.get("names")[k] ?? `class ${k}`;
   const net = Object.fromEntries(["regions", "cells", "boundary", "reach"].map((key) => [key, model.get(key)]));
   ui.draw(["x"], () => {
     const x = model.get("x");
@@ -59,10 +60,16 @@ function render({ model, el }) {
     ui.number("rho", "exact ρ (solid, rust)", p.rho);
     ui.number("tilde", "linearized ρ̃ (dashed)", p.tilde);
     ui.number("radius", "affine radius: nearest kink (blue dot)", p.radius);
-    ui.number("winner", "decision F(x)", model.get("names")[p.winner] ?? `class ${p.winner}`);
+    ui.number("winner", "decision F(x)", nameOf(p.winner));
     sentence.textContent = verdict(p);
   });
   ui.handle("x", "x", BLUE);
+  ui.again(["x"]);
+  ui.announce(["x"], () => {
+    const { rho, tilde, radius, winner } = planar(net, model.get("x"));
+    const [exact, linear, affine] = [rho, tilde, radius].map((value) => (Number.isFinite(value) ? value.toFixed(2) : "infinite"));
+    return `ρ ${exact}, ρ̃ ${linear}, affine radius ${affine}; ${nameOf(winner)}.`;
+  });
 }
 
 export default { render, shared: (model) => ({ x: list(2, model.get("view")) }) };

@@ -38,6 +38,11 @@ function render({ model, el }) {
   const lengthen = (p) => (norm(p) > shortest ? p : step(origin, shortest, norm(p) ? p.map((v) => v / norm(p)) : [1, 0]));
   ui.handle("z", "z", RUST, { place: lengthen });
   ui.handle("x", "x", BLUE);
+  ui.again(["x", "z"]);
+  ui.announce(["x", "z"], () => {
+    const { rho, alpha, angle } = toy(model.get("x"), model.get("z"));
+    return `ρ ${rho.toFixed(2)}, α ${alpha.toFixed(2)}, angle ${angle.toFixed(0)}°.`;
+  });
 }
 
 const shared = (model) => ({ x: list(2, model.get("view")), z: list(2, model.get("view")) });

@@ -40,7 +40,7 @@ function drawCurve(svg, name, histories, key) {
 function trainee(parent, model, ui, key, title) {
   const box = make(parent, "section", { class: "net", "aria-label": title, "data-network": key });
   const label = make(box, "label", {}, `λ, ${title}`);
-  const value = make(label, "output");
+  const value = make(label, "span");
   const range = { type: "range", min: 0, max: STRENGTHS.length - 1, step: 1, "aria-label": `λ, ${title}` };
   const input = make(label, "input", { ...range, ...OWN_KEYS });
   input.addEventListener("input", () => ui.tell(key, STRENGTHS[input.value]));

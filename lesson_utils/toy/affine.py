@@ -10,7 +10,7 @@ from ..validation import check_agreement, check_input
 
 
 class AffineClassifier(nn.Module):
-    """n classes with affine logits, Ψ^i(x) = ⟨x, z_i⟩ + b_i.
+    """n classes with affine logits, ``Ψ^i(x) = ⟨x, z_i⟩ + b_i``.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class AffineClassifier(nn.Module):
 
 
 class BinaryClassifier(AffineClassifier):
-    """F(x) = sgn Ψ(x) with Ψ(x) = ⟨x, z⟩ + b, written with the two logits (−Ψ/2, +Ψ/2).
+    """``F(x) = sgn Ψ(x)`` with ``Ψ(x) = ⟨x, z⟩ + b``, written with the two logits (−Ψ/2, +Ψ/2).
 
     Class 1 is Ψ > 0. The symmetric form keeps Ψ^1 − Ψ^0 = Ψ, makes softmax the logistic
     function of Ψ, and gives both classes the same alignment ``|⟨x, z⟩| / ‖z‖``.
@@ -116,7 +116,7 @@ class BinaryClassifier(AffineClassifier):
         super().__init__(torch.stack([-z / 2, z / 2]), torch.stack([-b / 2, b / 2]))
 
     def score(self, x: Tensor) -> Tensor:
-        """Ψ(x) = ⟨x, z⟩ + b, `(batch,)`."""
+        """``Ψ(x) = ⟨x, z⟩ + b``, `(batch,)`."""
         logits = self(x)
         return logits[:, 1] - logits[:, 0]
 

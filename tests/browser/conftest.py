@@ -18,6 +18,10 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128  # of five connections that wait, a slow page loses some
+
+
 @pytest.fixture(scope="session")
 def html():
     assert (HTML / "index.html").exists(), "the book is not built: run `make book` first"
@@ -28,7 +32,7 @@ def html():
 def address(html):
     """Address of a server of the built book on the loopback interface."""
     handler = functools.partial(QuietHandler, directory=html)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -105,7 +105,10 @@ def test_page_in_the_browser(page, address, name):
             "n => document.querySelectorAll('.math mjx-container').length >= n", arg=formulas
         )
     assert page.locator("mjx-merror, [data-mjx-error]").count() == 0
-    broken = "[...document.images].filter(i => !i.complete || i.naturalWidth === 0).length"
+    broken = """Promise.all([...document.images].map((image) => {
+        image.loading = "eager"; // or one that is far below is not asked for
+        return image.decode().then(() => 0, () => 1);
+    })).then((failures) => failures.reduce((a, b) => a + b, 0))"""
     assert page.evaluate(broken) == 0
 
 
@@ -138,12 +141,54 @@ def test_dark_mode_leaves_the_colours_of_figures_alone(page, address):
     assert style == ["none", "rgb(255, 255, 255)", "1"]
 
 
-@pytest.mark.parametrize("lesson", LESSONS)
-def test_nothing_is_cut_off_on_a_phone(page, address, lesson):
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_is_cut_off_on_a_phone(page, address, name):
     page.set_viewport_size({"width": 390, "height": 800})
-    page.goto(f"{address}/{lesson}.html", wait_until="networkidle")
+    page.goto(f"{address}/{name}.html", wait_until="networkidle")
+    page.evaluate("window.MathJax?.startup?.promise")
     overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert page.evaluate(overflow) <= 1
+    figures = page.locator("article img.dark-light")
+    cut = """(images) => images.filter((image) => image.getBoundingClientRect().right > innerWidth
+        || image.parentElement.scrollWidth > image.parentElement.clientWidth + 1).map((image) => image.alt)"""
+    assert figures.evaluate_all(cut) == []
+
+
+def test_the_formula_of_the_welcome_page_is_whole_on_a_phone(page, address):
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"{address}/{PAGES[0]}.html")
+    page.evaluate("MathJax.startup.promise")
+    formula = page.locator("div.math mjx-container")
+    assert formula.evaluate("f => f.scrollWidth - f.clientWidth") <= 1
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_tools_of_a_lesson_leave_its_title_alone(page, address, width):
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{address}/{LESSONS[1]}.html")
+    tools, title = (page.locator(part).bounding_box() for part in (".lesson-tools", "h1 >> nth=-1"))
+    assert tools["y"] + tools["height"] <= title["y"]
+
+
+def test_page_is_printed_with_or_without_code_and_solutions(page, address):
+    page.goto(f"{address}/{LESSONS[1]}.html")
+    page.evaluate("print = () => { window.printed = (window.printed ?? 0) + 1 }")
+    page.emulate_media(media="print")
+    counted = ".cell_input pre, .solution, .cell_output img"
+    page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })")
+
+    def shown(what):
+        page.evaluate(f"document.querySelector('[data-print-page={what}]').click()")
+        page.wait_for_function("window.printed")
+        page.evaluate("delete window.printed")
+        names = counted.split(", ")
+        return [page.locator(f"{name}:visible").count() for name in names]
+
+    code, solutions, figures = shown("all")
+    assert code > 10 and solutions > 0 and figures > 2
+    left_code, left_solutions, left_figures = shown("text")
+    assert left_code == left_solutions == 0
+    assert left_figures > 2
 
 
 def test_next_page_leads_through_all_pages(page, address):

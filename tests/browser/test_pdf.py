@@ -1,5 +1,6 @@
 """The printed book: all of it is there, its links lead somewhere, and nothing is cut off or closed."""
 
+import re
 import unicodedata
 
 import pytest
@@ -10,7 +11,7 @@ from book.print_pdf import PAGE, PDF, open_book
 
 FIGURES = sum(source.count("plots.show(") for page in LESSONS for source in cells(page, "code"))
 TITLES = [cells(page, "markdown")[0].splitlines()[0].removeprefix("# ") for page in LESSONS]
-CUT_OFF = """() => [...document.querySelectorAll("pre, table, img, dt, p, mjx-container > svg")]
+CUT_OFF = """() => [...document.querySelectorAll("pre, table, img, dt, p, mjx-container > mjx-math")]
     .filter(e => e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
         || (e.matches("pre") && e.scrollWidth > e.clientWidth))
     .map(e => e.outerHTML.slice(0, 200))"""
@@ -64,6 +65,19 @@ def test_every_lesson_has_a_bookmark_to_the_page_that_it_begins(pdf, texts):
     assert set(TITLES) <= set(numbers)
     for title in TITLES:
         assert texts[numbers[title]].startswith(title)
+
+
+def test_contents_have_the_numbers_of_the_pages(pdf):
+    contents = unicodedata.normalize("NFKC", pdf.pages[0].extract_text())
+    for title in TITLES:
+        place = next(p for n, p in pdf.named_destinations.items() if n == place_of(title))
+        number = pdf.get_destination_page_number(place) + 1
+        name = re.escape(title)  # Chromium may write the number first
+        assert re.search(rf"{name}\s*{number}\b|\b{number}\s*{name}", contents), title
+
+
+def place_of(title):
+    return f"/document-{LESSONS[TITLES.index(title)]}"
 
 
 def test_links_lead_into_the_book_or_to_the_web(pdf):
