@@ -173,7 +173,10 @@ def _check_penalty_is_per_sample(model: nn.Module, *, will_train: bool = False) 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of samples whose predicted class is `y`; x and y as in :func:`gradient_penalty_loss`."""
+    """Share of samples whose predicted class is `y`.
+
+    `x` and `y` are those of :func:`gradient_penalty_loss`, and refused as there.
+    """
     check_floating("x", x)
     check_labels(y, x)
     logits = as_tensor_of_logits(model(x.clone()))

@@ -12,6 +12,7 @@ import base64
 import hashlib
 import html
 import io
+import logging
 import re
 from pathlib import Path
 
@@ -152,6 +153,7 @@ def lighten(app, exception):
 
 def setup(app):
     """Connect the steps."""
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every table that it cuts
     app.connect("html-page-context", lighten_body)
     app.connect("build-finished", lighten, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
