@@ -122,7 +122,9 @@ def _pull_in(task: Task, y: Tensor) -> Tensor:
     """Move adversaries y towards x along the decision boundary until nothing improves."""
     y = bisect(task, y, halvings=6)
     y = _approach(task, y, rounds=30, enough=1e-4)
-    y = _approach(task, y, rounds=1, enough=0)  # where the boundary is flat: its foot, to the last digit
+    y = _approach(
+        task, y, rounds=1, enough=0
+    )  # where the boundary is flat: its foot, to the last digit
     return bisect(task, y, halvings=round(-math.log2(torch.finfo(y.dtype).eps)))
 
 
