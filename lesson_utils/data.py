@@ -97,14 +97,19 @@ def load_sample_photographs(size: int = 64) -> Tensor:
     Returns
     -------
     Tensor, `(2, 3, size, size)`, in [0, 1]: the middle square, reduced with antialiasing.
+
+    Notes
+    -----
+    Pillow reduces them: torchvision rounds bytes differently from version to version, and the
+    maps of a standard network show it.
     """
     with needed_by("load_sample_photographs"):
+        from PIL import Image
         from sklearn.datasets import load_sample_images
-        from torchvision.transforms.v2 import CenterCrop, Compose, Resize
+        from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
 
-    cut = Compose([Resize(size), CenterCrop(size)])
-    images = [torch.tensor(image).permute(2, 0, 1) for image in load_sample_images().images]
-    return torch.stack([cut(image) for image in images]) / 255
+    cut = Compose([Image.fromarray, Resize(size), CenterCrop(size), PILToTensor()])
+    return torch.stack([cut(image) for image in load_sample_images().images]) / 255
 
 
 def load_sample_squares(size: int = 64) -> Tensor:
