@@ -177,7 +177,8 @@ def table(headings: Sequence[str], rows: Mapping[object, object]) -> None:
     frame = frame.rename_axis(columns=headings[0])
     page = frame.to_html(border=0, classes="numbers")
     page = page.replace("<tr>\n      <th>", '<tr>\n      <th scope="row">')
-    page = f'<div style="overflow-x:auto">{page}</div>'  # scrolls where it is wider than the page
+    # scrolls where it is wider than the page
+    page = f'<div class="scrolls" style="overflow-x:auto">{page}</div>'
     display({"text/html": page, "text/plain": frame.to_string()}, raw=True)
 
 

@@ -42,7 +42,18 @@ addEventListener("DOMContentLoaded", () => {
     button.addEventListener("click", () => printPage(button.dataset.printPage)));
   document.querySelectorAll(".frames").forEach(loadWhenNear);
   waitForFormulas();
+  reachTables();
+  addEventListener("resize", reachTables);
+  addEventListener("toggle", reachTables, true); // in a box that was closed they had no width
 });
+
+/** Tables that are wider than the page are Tab stops, so that keys can scroll them; others are none. */
+function reachTables() {
+  document.querySelectorAll(".scrolls").forEach((box) => {
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  });
+}
 
 /** The frames of a player are files: get them before somebody moves a slider. */
 function loadWhenNear(player) {
