@@ -104,11 +104,10 @@ def load_sample_photographs(size: int = 64) -> Tensor:
     maps of a standard network show it.
     """
     with needed_by("load_sample_photographs"):
-        from PIL import Image
         from sklearn.datasets import load_sample_images
-        from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize
+        from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize, ToPILImage
 
-    cut = Compose([Image.fromarray, Resize(size), CenterCrop(size), PILToTensor()])
+    cut = Compose([ToPILImage(), Resize(size), CenterCrop(size), PILToTensor()])
     return torch.stack([cut(image) for image in load_sample_images().images]) / 255
 
 

