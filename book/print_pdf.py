@@ -76,12 +76,11 @@ def main(what="all"):
     footer = {"display_header_footer": True, "header_template": " ", "footer_template": FOOTER}
     with chromium() as browser:
         page = open_book(browser)
-        page.evaluate("what => { document.documentElement.dataset.print = what }", what)
         for printing in range(2):  # the first, to learn the numbers of the pages
+            page.evaluate("what => { document.documentElement.dataset.print = what }", what)
             page.pdf(path=path, tagged=True, outline=True, **layout, **footer)
             if printing == 0:
                 number_contents(page, path)
-                page.evaluate("what => { document.documentElement.dataset.print = what }", what)
     print(f"Open {path.relative_to(BUILD.parents[1])}")
 
 

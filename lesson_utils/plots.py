@@ -228,9 +228,8 @@ def _entries(row: object) -> list:
 def three_digits(column: Sequence) -> list[str]:
     """Entries of a column as texts; see :func:`table`."""
     sizes = [abs(v) for v in column if isinstance(v, float) and v and math.isfinite(v)]
-    sizes = [
-        size for size in sizes if size > 1e-14 * max(sizes)
-    ]  # less is rounding, and shown as 0
+    # what is smaller beside the others is rounding, and shown as 0
+    sizes = [size for size in sizes if size > 1e-14 * max(sizes)]
     alike = bool(sizes) and 1e-3 <= max(sizes) <= 100 * min(sizes)
     decimals = max(0, 2 - math.floor(math.log10(max(sizes)))) if alike else None
     return [_three_digits(value, decimals) for value in column]

@@ -93,20 +93,17 @@ def _leaping_walk(task: Task, best: Tensor, from_best: bool, spread: float) -> T
 
 def _nearer(task: Task, best: Tensor, found: Tensor) -> Tensor:
     """`best`, or where that is nearer what a proposal `found` becomes after it is pulled in."""
-    found = _shorten(task, found, reach=0.8, halvings=3)
-    limit = norm(best - task.x)
     # Pulling in helps by a fifth, seldom by more: what lies further out is left alone.
-    rows = is_adversarial(task, found) & ~(norm(found - task.x) > 1.2 * limit)
-    found = _each(_approach, task.of(rows), found[rows])
-    better = is_adversarial(task.of(rows), found) & ~(norm(found - task.x[rows]) >= limit[rows])
-    best = best.clone()
-    best[rows] = torch.where(per_sample(better, found), found, best[rows])
+    found = bisect(task, found, start=task.x + 0.8 * (found - task.x), halvings=3)
+    limit = norm(best - task.x)
+    near = is_adversarial(task, found) & ~(norm(found - task.x) > 1.2 * limit)
+    rows, best = near.nonzero().flatten(), best.clone()
+    if len(rows):
+        part = task.of(rows)
+        found = _approach(part, found[rows])
+        better = is_adversarial(part, found) & ~(norm(found - part.x) >= limit[rows])
+        best[rows] = torch.where(per_sample(better, found), found, best[rows])
     return best
-
-
-def _shorten(task: Task, y: Tensor, *, reach: float, halvings: int) -> Tensor:
-    """Bisection on the segment to x, of which only the part beyond the share `reach` is looked at."""
-    return bisect(task, y, start=task.x + reach * (y - task.x), halvings=halvings)
 
 
 def _each(improve, task: Task, y: Tensor) -> Tensor:
@@ -122,9 +119,8 @@ def _pull_in(task: Task, y: Tensor) -> Tensor:
     """Move adversaries y towards x along the decision boundary until nothing improves."""
     y = bisect(task, y, halvings=6)
     y = _approach(task, y, rounds=30, enough=1e-4)
-    y = _approach(
-        task, y, rounds=1, enough=0
-    )  # where the boundary is flat: its foot, to the last digit
+    # where the boundary is flat: its foot, to the last digit
+    y = _approach(task, y, rounds=1, enough=0)
     return bisect(task, y, halvings=round(-math.log2(torch.finfo(y.dtype).eps)))
 
 
