@@ -143,12 +143,21 @@ def hyperplane(margin: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def boundary(
-    logits: Tensor, leaf: Tensor, label: Tensor, rival: Tensor | None = None, *, keep=False
+    logits: Tensor,
+    leaf: Tensor,
+    label: Tensor,
+    rival: Tensor | None = None,
+    *,
+    lead: float | Tensor = 0.0,
+    keep=False,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`hyperplane` of Ψ^label − Ψ^rival, linearized at `leaf`; by default the strongest rival."""
+    """:func:`hyperplane` of Ψ^label − Ψ^rival, linearized at `leaf`; by default the strongest rival.
+
+    Beyond it the rival leads by more than `lead`.
+    """
     rival = ranking(logits, label)[:, 1] if rival is None else rival
     margin = logit_of(logits, label) - logit_of(logits, rival)
-    return hyperplane(margin, gradient(margin, leaf, keep_graph=keep))
+    return hyperplane(margin + lead, gradient(margin, leaf, keep_graph=keep))
 
 
 def ascent(
@@ -199,9 +208,8 @@ def _settle(task: Task, found: Tensor) -> tuple[Tensor, Tensor]:
     waiting = found.flatten(1).isfinite().all(1).nonzero().flatten()
     if len(waiting) == 0:
         return settled, success
-    tolerance = _rounding_of_scores(task, found)
+    tolerance, step = _roundings(task, found)
     away = unit(found - task.x)[2]
-    step = torch.finfo(found.dtype).eps * norm(found)
     for push in (0, *(2**k for k in range(12))):
         part, size = task.of(waiting), per_sample(push * step[waiting], found)
         y = part.clip(found[waiting] + size * away[waiting])
@@ -225,11 +233,18 @@ def _alone(task: Task, y: Tensor, rows: Tensor) -> Tensor:
     return torch.cat([is_adversarial(task.of(row), one) for one, row in one_by_one] or [rows > 0])
 
 
-def _rounding_of_scores(task: Task, y: Tensor) -> Tensor:
-    """About how far rounding moves the scores at y, `(batch,)`: a share of their largest terms."""
+def _roundings(task: Task, y: Tensor) -> tuple[Tensor, Tensor]:
+    """About how far rounding moves the scores at y, and y itself with as much of it as decides.
+
+    The scores are rounded by a share of their largest terms; on the way to the boundary that is
+    as if y were rounded by this over the slope of the margin, and by its own roundings.
+    """
     leaf, logits = leaf_and_logits(task.model, y)
     own = logit_of(logits, task.label)
     grads = gradient(own, leaf, keep_graph=True), gradient(logits.amax(1), leaf)
     terms = sum((w * y).abs().flatten(1).sum(1) for w in grads)
-    size = logits.detach().abs().amax(1) + terms.to(logits.dtype)
-    return (2 * torch.finfo(y.dtype).eps * size).nan_to_num(0.0, posinf=0.0)
+    size, eps = logits.detach().abs().amax(1) + terms.to(logits.dtype), torch.finfo(y.dtype).eps
+    of_scores = (2 * eps * size).nan_to_num(0.0, posinf=0.0)
+    # Where the margin is flat its slope says nothing: at most a small share of the distance.
+    slack = hyperplane(of_scores, grads[1] - grads[0])[0].nan_to_num(0.0, posinf=0.0)
+    return of_scores, eps * norm(y) + slack.minimum(1e-6 * norm(y - task.x))

@@ -138,8 +138,6 @@ def _approach(task: Task, y: Tensor, *, rounds: int = 10, enough: float = 1e-2) 
     for _ in range(rounds):
         part, here = task.of(active), y[active]
         radius, foot = norm(here - part.x), _foot_on_tangent(part, place[active])
-        # Where the boundary is flat the foot is best, a few roundings beyond.
-        foot = part.clip(part.x + (1 + 16 * torch.finfo(y.dtype).eps) * (foot - part.x))
         near = norm(foot - part.x) < (1 - enough) * radius
         active, radius, here, foot = active[near], radius[near], here[near], foot[near]
         if len(active) == 0:
@@ -167,14 +165,17 @@ def _last_crossing(task: Task, foot: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
 def _foot_on_tangent(task: Task, y: Tensor) -> Tensor:
     """Point nearest to x on the tangent plane at y of the boundary, inside the bounds.
 
+    A few roundings beyond the plane: where the boundary is flat the foot is an adversary.
+
     Plane: {p : m + ⟨w, p − y⟩ = 0} with m the margin at y and w its gradient. With the unit
     vector n = w/‖w‖ it is {p : ⟨n, p − x⟩ = s}, s = ⟨n, y − x⟩ − m/‖w‖, and the nearest
     point is x + s·n. In a box it is clip(x + t·n); ⟨n, clip(x + t·n) − x⟩ grows with t,
     so that t is found by bisection.
     """
     leaf, logits = leaf_and_logits(task.model, y)
-    distance, n = boundary(logits, leaf, task.label)
-    s = inner(n, y - task.x) - distance
+    roundings = 16 * torch.finfo(y.dtype).eps
+    distance, n = boundary(logits, leaf, task.label, lead=roundings * logits.abs().amax(1))
+    s = inner(n, y - task.x) - distance - roundings * norm(y)
     if task.bounds is None:
         return task.x + per_sample(s, y) * n
     # The clipped solution lies further out than the free one: widen, then halve.
