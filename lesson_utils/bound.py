@@ -26,7 +26,7 @@ from .autograd import (
 from .extras import needed_by
 from .homogeneity import degree_of_homogeneity
 from .linearized import nearest_linear_boundary
-from .validation import Model, check_at_least_one, check_input, class_index, restricted
+from .validation import Model, check_input, check_integer, class_index, restricted
 
 
 class Binarized(nn.Module):
@@ -45,7 +45,7 @@ class Binarized(nn.Module):
     def score(self, y: Tensor) -> Tensor:
         """``Ψ†(y) = Ψ^i(y) − Ψ^j(y)``, `(batch,)`."""
         logits = self.model(y)
-        i, j = (class_index(index, logits) for index in (self.i, self.j))
+        i, j = (class_index(at, logits, name) for at, name in ((self.i, "i"), (self.j, "j")))
         _check_different(i, j)
         return margin(logits, i, j)
 
@@ -77,9 +77,14 @@ def binarize(model: Model, i: int | Tensor, j: int | Tensor) -> Binarized:
     ------
     ValueError
         i and j are the same class (of a sample).
+    TypeError
+        i or j is None.
     TypeError, ValueError, IndexError
         When called, if i or j are no classes of the model, one or one a sample.
     """
+    for name, index in (("i", i), ("j", j)):
+        if index is None:
+            raise TypeError(f"{name} must hold class indices (integers), got None")
     if isinstance(i, int) and isinstance(j, int):
         _check_different(torch.tensor(i), torch.tensor(j))
     return Binarized(model, i, j)
@@ -181,7 +186,7 @@ def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measur
     check_input(model, x)
     if chunk_size is None:
         chunk_size = max(1, 2**22 // x[0].numel())
-    check_at_least_one("chunk_size", chunk_size)
+    chunk_size = check_integer("chunk_size", chunk_size)
     chunks = torch.arange(len(x), device=x.device).split(chunk_size)
     parts = [_measure_chunk(restricted(model, rows), x[rows]) for rows in chunks]
     return Measurements(*map(torch.cat, zip(*parts, strict=True)))

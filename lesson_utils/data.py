@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .extras import needed_by
+from .validation import check_integer
 
 SPLIT_SEED = 0
 """Seed of the fixed train/test split."""
@@ -107,6 +108,7 @@ def load_sample_photographs(size: int = 64) -> Tensor:
         from sklearn.datasets import load_sample_images
         from torchvision.transforms.v2 import CenterCrop, Compose, PILToTensor, Resize, ToPILImage
 
+    size = check_integer("size", size)
     cut = Compose([ToPILImage(), Resize(size), CenterCrop(size), PILToTensor()])
     return torch.stack([cut(image) for image in load_sample_images().images]) / 255
 
@@ -118,6 +120,7 @@ def load_sample_squares(size: int = 64) -> Tensor:
     -------
     Tensor, `(2·(256/size)², 3, size, size)`, in [0, 1]: row by row, the temple first.
     """
+    size = check_integer("size", size)
     rows = load_sample_photographs(256).unfold(2, size, size).unfold(3, size, size)
     return rows.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3, size, size)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .autograd import checked_logits, norm, per_sample, ranked_margins, with_gradients
-from .validation import Model, check_at_least_one
+from .validation import Model, check_integer
 
 
 class LinearizedRobustness(NamedTuple):
@@ -64,7 +64,7 @@ def linearized_robustness(
     distance of 1e-6): use float64 there.
     """
     if top_k is not None:
-        check_at_least_one("top_k", top_k)
+        check_integer("top_k", top_k)
     leaf, logits = checked_logits(model, x)
     value, runner_up, _, _ = nearest_linear_boundary(logits, leaf, top_k)
     return LinearizedRobustness(value, logits.argmax(1), runner_up)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .extras import needed_by
+from .validation import check_integer
 
 
 class Normalize(nn.Module):
@@ -36,8 +37,10 @@ class Normalize(nn.Module):
                 f"mean and std must be two numbers or two lists of one length, "
                 f"got shapes {tuple(mean.shape)} and {tuple(std.shape)}"
             )
-        if not (std > 0).all():
-            raise ValueError(f"std must be positive, got {std.tolist()}")
+        if not mean.isfinite().all():
+            raise ValueError(f"mean must be finite, got {mean.tolist()}")
+        if not ((std > 0) & std.isfinite()).all():
+            raise ValueError(f"std must be positive and finite, got {std.tolist()}")
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
@@ -66,6 +69,7 @@ def mlp(sizes: Sequence[int], *, bias: bool = True, activation=nn.ReLU) -> nn.Se
     """
     if len(sizes) < 2:
         raise ValueError(f"sizes must name input and output at least, got {list(sizes)}")
+    sizes = [check_integer(f"sizes[{at}]", size) for at, size in enumerate(sizes)]
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs, bias=bias), activation()]
@@ -97,7 +101,10 @@ class SmallNet(nn.Sequential):
         widths: Sequence[int] = (32, 64, 128),
         hidden: int = 128,
     ):
-        channels, height, width = input_shape
+        channels, height, width = (check_integer("input_shape", n) for n in input_shape)
+        widths = [check_integer("widths", width) for width in widths]
+        hidden = check_integer("hidden", hidden)
+        n_classes = check_integer("n_classes", n_classes)
         shrink = 2 ** len(widths)
         if min(height, width) < shrink:
             raise ValueError(
@@ -150,8 +157,9 @@ def resnet(
     with needed_by("resnet"):
         from torchvision import models
 
-    if width < 8:  # oneDNN's strided 1×1 convolution of fewer channels writes beyond its memory
-        raise ValueError(f"width must be at least 8, got {width}")
+    # oneDNN's strided 1×1 convolution of fewer channels writes beyond its memory
+    width = check_integer("width", width, least=8)
+    n_classes = check_integer("n_classes", n_classes)
     if pretrained and (width, small_images, n_classes) != (64, False, 1000):
         raise ValueError("pretrained weights need width=64, small_images=False, n_classes=1000")
     options = {"weights": "DEFAULT"} if pretrained else {"num_classes": n_classes}

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 from .data import data_root
 from .extras import needed_by
 from .files import UserError, listed, remove_unfinished, write_at_once
+from .validation import check_integer
 
 with needed_by("lesson_utils.photographs"):
     from filelock import FileLock
@@ -314,6 +315,7 @@ def read_photograph(file: str | Path | bytes | memoryview, size: int = 224) -> T
     ValueError
         It is no image that can be read; the message says why.
     """
+    size = check_integer("size", size)
     is_content = isinstance(file, (bytes, memoryview))
     source = io.BytesIO(file) if is_content else str(file)
     try:

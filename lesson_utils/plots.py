@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .extras import needed_by
+from .validation import check_integer
 
 with needed_by("lesson_utils.plots"):
     import matplotlib.pyplot as plt
@@ -301,7 +302,7 @@ def image_grid(
         raise ValueError(
             f"{len(images)} images, but {len(titles)} titles and {len(flags)} signed flags"
         )
-    columns = columns or len(images)
+    columns = len(images) if columns is None else check_integer("columns", columns)
     height = -(-len(images) // columns)
     if rows and len(rows) != height:
         raise ValueError(f"{height} rows of images, but {len(rows)} names of rows")

@@ -13,7 +13,7 @@ from statistics import NormalDist
 from torch import Tensor
 
 from .autograd import checked_logits, gradient, inner, logit_of, norm, per_sample, with_gradients
-from .validation import Model, check_alignment, class_index
+from .validation import Model, check_alignment, check_integer, class_index
 
 
 @with_gradients
@@ -84,4 +84,4 @@ def alignment_of_noise(length: float | Tensor, d: int) -> float | Tensor:
     d : int
         Number of entries of x, large.
     """
-    return NormalDist().inv_cdf(0.75) * length / d**0.5
+    return NormalDist().inv_cdf(0.75) * length / check_integer("d", d) ** 0.5

@@ -10,12 +10,12 @@ from torch.nn.functional import cross_entropy
 from .autograd import with_gradients
 from .validation import (
     as_tensor_of_logits,
-    check_at_least_one,
     check_floating,
+    check_integer,
     check_label_range,
     check_labels,
+    check_number,
     check_shape_of_logits,
-    check_strength,
 )
 
 
@@ -51,14 +51,15 @@ def gradient_penalty_loss(
     Raises
     ------
     TypeError
-        `x` holds no floating-point numbers, `y` no integers, or `model` returns no tensor.
+        `x` holds no floating-point numbers, `y` no integers, `strength` is no number, or `model`
+        returns no tensor.
     ValueError
         `x` is empty, `y` is not one label a sample, `model` returns no logits `(batch, n ≥ 2)`; or
-        `strength` is negative, or positive while batch normalisation is in train mode.
+        `strength` is negative or infinite, or positive while batch normalisation is in train mode.
     IndexError
         `y` holds a label that is no class of the model (on a GPU: an error of CUDA's).
     """
-    check_strength(strength)
+    check_number("strength", strength)
     check_floating("x", x)
     check_labels(y, x)
     if strength == 0:
@@ -112,14 +113,18 @@ def fit(
     Raises
     ------
     TypeError, ValueError, IndexError
-        See :func:`gradient_penalty_loss`; also for a `batch_size` that is no integer ≥ 1. With
+        See :func:`gradient_penalty_loss`; also for a `batch_size` that is no integer ≥ 1, for `epochs`
+        or a `seed` that is none ≥ 0, and for a `learning_rate` that is no number ≥ 0. With
         `strength > 0` a model with batch normalisation is refused: this function trains in train
         mode. (:func:`lesson_utils.experiments.train.train` can freeze it.)
     """
-    check_strength(strength)
+    check_number("strength", strength)
     check_floating("x", x)
     check_labels(y, x)
-    check_at_least_one("batch_size", batch_size)
+    epochs = check_integer("epochs", epochs, least=0)
+    batch_size = check_integer("batch_size", batch_size)
+    seed = check_integer("seed", seed, least=0)
+    check_number("learning_rate", learning_rate)
     if strength > 0:
         _check_penalty_is_per_sample(model, will_train=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)

@@ -337,8 +337,10 @@ def check_logits(logits: Tensor, x: Tensor) -> None:
         )
 
 
-def class_index(target: int | Tensor | None, logits: Tensor) -> Tensor:
+def class_index(target: int | Tensor | None, logits: Tensor, name: str = "target") -> Tensor:
     """Classes `(batch,)` from None (the predicted ones), one class, or one class a sample.
+
+    `name` is what the argument is called where it comes from.
 
     Raises
     ------
@@ -348,19 +350,22 @@ def class_index(target: int | Tensor | None, logits: Tensor) -> Tensor:
     batch, n = logits.shape
     if target is None:
         return logits.argmax(1)
-    index = torch.as_tensor(target, device=logits.device)
+    try:
+        index = torch.as_tensor(target, device=logits.device)
+    except (TypeError, ValueError, RuntimeError):  # a word, None in a list, lists of two lengths
+        raise TypeError(f"{name} must hold class indices (integers), got {target!r}") from None
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise TypeError(f"target must hold class indices (integers), got {index.dtype}")
+        raise TypeError(f"{name} must hold class indices (integers), got {index.dtype}")
     if index.ndim == 0:
         index = index.expand(batch)
     if index.shape != (batch,):
         raise ValueError(
-            f"target must be one class or one class a sample, shape ({batch},), "
+            f"{name} must be one class or one class a sample, shape ({batch},), "
             f"got {tuple(index.shape)}"
         )
     if (index < 0).any() or (index >= n).any():
         raise IndexError(
-            f"target must lie in 0 … {n - 1} for a model with {n} logits, "
+            f"{name} must lie in 0 … {n - 1} for a model with {n} logits, "
             f"got values from {int(index.min())} to {int(index.max())}"
         )
     return index.long()
@@ -437,15 +442,20 @@ def check_alignment(x: Tensor, saliency: Tensor) -> None:
         )
 
 
-def check_at_least_one(name: str, value: int) -> None:
-    """Refuse a count that is no integer, or below 1."""
+def check_integer(name: str, value: int, *, least: int = 1) -> int:
+    """`value` as an int; refused if it is no integer, or below `least`."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an integer, got {value!r}: use int({value!r})")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+        remedy = f": use int({value!r})" if isinstance(value, (float, str)) else ""
+        raise TypeError(f"{name} must be an integer, got {value!r}{remedy}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return int(value)
 
 
-def check_strength(strength: float) -> None:
-    """Refuse a λ that is negative or not a number."""
-    if not strength >= 0:
-        raise ValueError(f"strength must be a number ≥ 0, got {strength}")
+def check_number(name: str, value: float) -> float:
+    """`value` as a float; refused if it is no number, negative or infinite."""
+    if not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a number ≥ 0 and finite, got {value}")
+    return float(value)

@@ -1,5 +1,8 @@
 """Bad input: one clear error that names the argument and the remedy."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from random_nets import Around
@@ -8,6 +11,7 @@ from torch import nn
 from lesson_utils import (
     BinaryClassifier,
     alignment,
+    binarize,
     homogeneous_decomposition,
     jacobian,
     linearized_robustness,
@@ -15,7 +19,11 @@ from lesson_utils import (
     minimal_l2,
     saliency_map,
 )
-from lesson_utils.models import mlp
+from lesson_utils.attacks import projected_gradient
+from lesson_utils.data import load_sample_photographs
+from lesson_utils.models import SmallNet, mlp
+from lesson_utils.plots import image_grid
+from lesson_utils.saliency import alignment_of_noise
 from lesson_utils.training import accuracy, fit, gradient_penalty_loss
 
 FUNCTIONS = [
@@ -201,6 +209,8 @@ def test_a_model_that_mixes_samples_is_refused(function):
         (torch.tensor([0, 1, 2, 1, 7]), IndexError, "values from 0 to 7"),
         (torch.tensor([0, 1]), ValueError, r"shape \(5,\), got \(2,\)"),
         (1.0, TypeError, "target must hold class indices"),
+        ("1", TypeError, "target must hold class indices"),
+        ([0, None, 1, 2, 0], TypeError, "target must hold class indices"),
         (torch.ones(5, dtype=torch.bool), TypeError, "target must hold class indices"),
     ],
 )
@@ -218,11 +228,71 @@ def test_bad_arguments():
         minimal_l2(NET, X + 3, bounds=(0, 1))
 
 
-def test_batch_size_of_training():
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        fit(mlp([4, 3]), X, LABELS, batch_size=0)
-    with pytest.raises(TypeError, match="batch_size must be an integer"):
-        fit(mlp([4, 3]), X, LABELS, batch_size=2.5)
+COUNTS = {
+    "steps": lambda v: projected_gradient(NET, X, steps=v),
+    "rounds": lambda v: projected_gradient(NET, X, rounds=v),
+    "batch_size": lambda v: fit(mlp([4, 3]), X, LABELS, batch_size=v),
+    "chunk_size": lambda v: measure(NET, X, chunk_size=v),
+    "top_k": lambda v: linearized_robustness(NET, X, top_k=v),
+    r"sizes\[1\]": lambda v: mlp([4, v, 3]),
+    "widths": lambda v: SmallNet(widths=(v, 2, 2)),
+    "n_classes": lambda v: SmallNet(n_classes=v),
+    "size": load_sample_photographs,
+    "columns": lambda v: image_grid(torch.rand(2, 8, 8), columns=v),
+    "d": lambda v: alignment_of_noise(1.0, v),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts(name):
+    for value in (0, -1):
+        with pytest.raises(ValueError, match=f"^{name} must be at least 1, got {value}$"):
+            COUNTS[name](value)
+    for value in (2.0, 1.5, math.nan, "2", True):
+        with pytest.raises(TypeError, match=f"^{name} must be an integer, got {value!r}"):
+            COUNTS[name](value)
+    for value in (np.int64(2), torch.tensor(2)):
+        COUNTS[name](value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("epochs", -1, ValueError, "at least 0"),
+        ("epochs", 1.5, TypeError, "an integer"),
+        ("seed", -1, ValueError, "at least 0"),
+        ("seed", "a", TypeError, "an integer"),
+        ("learning_rate", -1.0, ValueError, "a number ≥ 0 and finite"),
+        ("learning_rate", math.inf, ValueError, "a number ≥ 0 and finite"),
+        ("learning_rate", "a", TypeError, "a number"),
+        ("strength", -1, ValueError, "a number ≥ 0 and finite"),
+        ("strength", math.inf, ValueError, "a number ≥ 0 and finite"),
+        ("strength", math.nan, ValueError, "a number ≥ 0 and finite"),
+        ("strength", "a", TypeError, "a number"),
+    ],
+)
+def test_settings_of_training(name, value, error, message):
+    net = mlp([4, 3])
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(error, match=f"^{name} must be {message}, got {value!r}"):
+        fit(net, X, LABELS, **{"epochs": 1, name: value})
+    assert all(map(torch.equal, before, net.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("index", "error"), [(-1, IndexError), (3, IndexError), (1.0, TypeError), ("a", TypeError)]
+)
+def test_classes_to_binarize(index, error):
+    """The message names the argument."""
+    with pytest.raises(error, match=r"^j must"):
+        binarize(NET, 0, index)(X)
+    with pytest.raises(error, match=r"^i must"):
+        binarize(NET, index, 0)(X)
+
+
+def test_no_class_to_binarize():
+    with pytest.raises(TypeError, match=r"^i must hold class indices"):
+        binarize(NET, None, 0)
 
 
 def test_alignment_arguments():

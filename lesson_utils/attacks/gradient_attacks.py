@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import norm, per_sample
-from ..validation import Model
+from ..validation import Model, check_integer
 from .common import AttackResult, Task, as_result, ascent, ask, bisect, is_adversarial
 
 
@@ -46,12 +46,13 @@ def projected_gradient(
     gradient. The radius begins at twice the distance to the linearized boundary with the
     strongest rival, doubles until the decision changes, and is then bisected: `rounds`
     balls in all. Searches all of R^d. Parameters, result and errors: as
-    :func:`minimal_l2`. (foolbox has the attack too, with one ε for all samples of a batch.)
+    :func:`minimal_l2`; `steps` and `rounds` are integers ≥ 1. (foolbox has the attack too, with one ε for all samples of a batch.)
 
     References
     ----------
     Madry et al., *Towards deep learning models resistant to adversarial attacks*, ICLR 2018.
     """
+    steps, rounds = check_integer("steps", steps), check_integer("rounds", rounds)
     task = ask(model, x)
     x, best = task.x, task.x
     low, high = torch.zeros_like(task.length), torch.full_like(task.length, torch.inf)

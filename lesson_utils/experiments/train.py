@@ -19,7 +19,7 @@ from ..files import UserError
 from ..photographs import pixels
 from ..records import store, stored
 from ..training import cut_into_batches, gradient_penalty_loss
-from ..validation import check_strength
+from ..validation import check_integer, check_number
 from .depthwise import DepthwiseTwice
 from .processes import is_first, rank_and_count, shared, summed
 from .settings import Recipe
@@ -85,11 +85,12 @@ def train(
     Raises
     ------
     ValueError
-        `strength` is negative, or the checkpoint is of another training.
+        `strength` or `seed` is negative, or the checkpoint is of another training.
     """
     from tqdm.auto import tqdm
 
-    check_strength(strength)
+    check_number("strength", strength)
+    seed = check_integer("seed", seed, least=0)
     # this memory format makes the convolutions faster on a CPU
     _training_mode(model.to(memory_format=torch.channels_last), recipe)
     optimizer = torch.optim.SGD(
