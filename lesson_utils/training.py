@@ -12,6 +12,7 @@ from .validation import (
     as_tensor_of_logits,
     check_floating,
     check_integer,
+    check_is_differentiable,
     check_label_range,
     check_labels,
     check_number,
@@ -125,6 +126,7 @@ def fit(
     batch_size = check_integer("batch_size", batch_size)
     seed = check_integer("seed", seed, least=0)
     check_number("learning_rate", learning_rate)
+    check_is_differentiable(model)
     if strength > 0:
         _check_penalty_is_per_sample(model, will_train=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)

@@ -60,6 +60,10 @@ def check_input(model: Model, x: Tensor) -> None:
         )
     if x.layout != torch.strided:
         raise ValueError(f"x is stored as {x.layout}: use x.to_dense(), one array for all samples")
+    if x.is_meta:
+        raise ValueError(
+            "x is on the device 'meta', where tensors have no entries: use another one"
+        )
     if x.ndim < 2:
         raise ValueError(
             f"x must be a batch of shape (batch, *input_shape), got {tuple(x.shape)}: "
@@ -136,6 +140,10 @@ def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
 def as_tensor_of_logits(logits: object) -> Tensor:
     """What a model returned, if that is a tensor; else a refusal with the remedy for its type."""
     if isinstance(logits, Tensor):
+        if logits.is_complex():
+            raise TypeError(f"model(x) holds {logits.dtype}: return real logits, e.g. output.real")
+        if logits.layout != torch.strided:
+            raise TypeError(f"model(x) is stored as {logits.layout}: return output.to_dense()")
         return logits
     if hasattr(logits, "logits"):
         remedy = "output.logits"
@@ -150,15 +158,20 @@ def as_tensor_of_logits(logits: object) -> Tensor:
     )
 
 
-def _check_module(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        where = f"layer '{name or type(module).__name__}' ({type(module).__name__})"
-        tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-        if any(t.is_inference() for t in tensors):
+def check_is_differentiable(model: nn.Module) -> None:
+    """Refuse a model whose weights take no part in gradients."""
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
             raise ValueError(
-                f"model was built inside torch.inference_mode(), where its {where} can take no part "
+                f"model was built inside torch.inference_mode(), where its '{name}' can take no part "
                 "in gradients: build it outside, or inside torch.no_grad()"
             )
+
+
+def _check_module(model: nn.Module) -> None:
+    check_is_differentiable(model)
+    for name, module in model.named_modules():
+        where = f"layer '{name or type(module).__name__}' ({type(module).__name__})"
         if isinstance(module, _MODE_DEPENDENT) and module.training:
             raise ValueError(
                 f"model is in train mode: its {where} answers differently there, "

@@ -242,6 +242,14 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
+def test_outputs_that_are_other_tensors(function):
+    with pytest.raises(TypeError, match=r"model\(x\) holds torch\.complex64: return real logits"):
+        function(Around(lambda x: NET(x) + 0j), X)
+    with pytest.raises(TypeError, match=r"stored as torch\.sparse_coo: return output\.to_dense"):
+        function(Around(lambda x: NET(x).to_sparse()), X)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_outputs_that_are_no_tensor(name, function):
     wrap, message = OUTPUTS[name]
@@ -256,11 +264,8 @@ def test_other_refusals():
         saliency_map(lambda x: NET(x).squeeze(), X[:1])
     with pytest.raises(ValueError, match=r"holds torch\.int64: return the logits"):
         saliency_map(lambda x: torch.stack([NET(x).argmax(1)] * 2, 1), X)
-    for bad in (2.0, True, "2"):
-        with pytest.raises(TypeError, match="top_k must be an integer"):
-            linearized_robustness(NET, X, top_k=bad)
-        with pytest.raises(TypeError, match="chunk_size must be an integer"):
-            measure(NET, X, chunk_size=bad)
+    with pytest.raises(ValueError, match="x is on the device 'meta'"):
+        saliency_map(NET, X.to("meta"))
     with pytest.raises(ValueError, match="i and j must be two classes, got 2 twice"):
         binarize(NET, 2, 2)
     with pytest.raises(ValueError, match="i and j must be two classes, got 1 twice"):
@@ -269,6 +274,8 @@ def test_other_refusals():
         there = mlp([64, 5]).eval()
     with pytest.raises(ValueError, match=r"built inside torch\.inference_mode\(\)"):
         saliency_map(there, X)
+    with pytest.raises(ValueError, match=r"built inside torch\.inference_mode\(\)"):
+        fit(there, X, torch.arange(4), epochs=1)
 
 
 # --- sound requests --------------------------------------------------------------------------
