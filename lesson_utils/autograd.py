@@ -153,10 +153,12 @@ def ranked_margins(
 def norm(v: Tensor) -> Tensor:
     """Euclidean norm of each sample of `v`, `(batch, *shape)`, flattened: `(batch,)`.
 
-    Scaled by the largest entry, as BLAS does, so that tiny or huge gradients of a
-    saturated network neither underflow nor overflow.
+    The squares of tiny or huge gradients of a saturated network neither underflow nor overflow:
+    those of single precision are summed in double, others scaled by the largest entry, as in BLAS.
     """
     flat = v.flatten(1)
+    if v.dtype == torch.float32:
+        return torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64).to(v.dtype)
     scale = flat.abs().amax(1).clamp(min=torch.finfo(v.dtype).tiny)
     return scale * torch.linalg.vector_norm(flat / scale[:, None], dim=1)
 
