@@ -1,5 +1,6 @@
 """The stored records: complete, in agreement with themselves, and with the networks they ship."""
 
+import json
 import re
 from pathlib import Path
 
@@ -282,3 +283,19 @@ def test_the_window_of_growth_ends_at_the_most_robust_network_and_might_end_else
     assert {s: v.shape for s, v in one.items()} == {0.1: (1, 2, 21), 1.0: (1, 2, 21)}
     with pytest.raises(KeyError, match=r"strength-0\.3-seed-1"):
         load_sweep(tmp_path, [0.1, 0.3], ["pgd"], seed=1)
+
+
+def test_a_thousand_classes():
+    """The rival's place says which `top_k` is exact, and the bound holds for every photograph."""
+    path = ROOT / "lessons" / "recorded" / "thousand-classes" / "measured.json"
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    assert len({row["sha256"] for row in measured["photographs"]}) == 20
+    for row in measured["photographs"]:
+        exact = row["linearized_robustness"]
+        assert exact <= row["bound"] and row["rank_of_rival"] >= 1
+        for k in (5, 20, 100):
+            assert row[f"top_{k}"] >= exact * (1 - 1e-4)
+            if row["rank_of_rival"] <= k:
+                assert row[f"top_{k}"] == pytest.approx(exact, rel=1e-4)
+        linear, bias = abs(row["homogeneous"]), abs(row["bias"])
+        assert row["degree_of_homogeneity"] == pytest.approx(linear / (linear + bias), rel=1e-4)

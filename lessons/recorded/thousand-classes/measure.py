@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with all its thousand classes on twenty photographs: the record beside this file.
+"""EfficientNet-Lite0 with all its thousand classes on twenty photographs: measured.json beside this file.
 
     python measure.py                # needs Imagenette, see lesson_utils.photographs.find_imagenette
 
@@ -67,7 +67,7 @@ def row(model, file, label):
 
 
 def main():
-    """Measure, and write record.json."""
+    """Measure, and write measured.json."""
     torch.set_num_threads(1)
     samples = Photographs(find_imagenette(), "val").samples
     chosen = []
@@ -89,7 +89,7 @@ def main():
             flush=True,
         )
     for file, _ in chosen[:TIMED]:
-        x = read_photograph(file)
+        x = read_photograph(file).contiguous()
         times.append(
             {
                 "plain": seconds(plain_passes, model, x),
@@ -106,7 +106,7 @@ def main():
         ),
         "photographs": rows,
     }
-    Path(__file__).with_name("record.json").write_text(
+    Path(__file__).with_name("measured.json").write_text(
         json.dumps(record, indent=1) + "\n"
     )
 
