@@ -103,8 +103,7 @@ class SmallNet(nn.Sequential):
     ):
         channels, height, width = (check_integer("input_shape", n) for n in input_shape)
         widths = [check_integer("widths", width) for width in widths]
-        hidden = check_integer("hidden", hidden)
-        n_classes = check_integer("n_classes", n_classes)
+        hidden, n_classes = check_integer("hidden", hidden), check_integer("n_classes", n_classes)
         shrink = 2 ** len(widths)
         if min(height, width) < shrink:
             raise ValueError(

@@ -219,7 +219,7 @@ def test_refusals():
     model, x = mlp([4, 8, 3]).eval(), torch.rand(5, 4)
     with pytest.raises(ValueError, match="chunk_size"):
         measure(model, x, chunk_size=0)
-    with pytest.raises(IndexError, match="target must lie"):
+    with pytest.raises(IndexError, match="j must lie"):
         binarize(model, 0, 3)(x)
     with pytest.raises(ValueError, match=r"shape \(4,\)"):
         binarize(model, torch.zeros(5, dtype=torch.long), 1)(x[:4])
