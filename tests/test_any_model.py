@@ -1,6 +1,8 @@
 """Any model, any caller: the right number, or a refusal that says why, and never a trace."""
 
 import functools
+import importlib
+import sys
 import threading
 from collections import OrderedDict
 from types import SimpleNamespace
@@ -474,3 +476,13 @@ def test_no_trace_after_an_exception(name, after):
     after = traces(model, x)
     assert all(map(torch.equal, before[0], after[0]))
     assert before[1] == after[1]
+
+
+def test_calls_lose_no_reference_to_none():
+    """With torch 2.6 and 2.7 three were lost a forward pass, until Python 3.11 died of it."""
+    importlib.import_module("torch._dynamo")  # as every optimizer does
+    saliency_map(NET, X)
+    before = sys.getrefcount(None)
+    for _ in range(100):
+        saliency_map(NET, X)
+    assert sys.getrefcount(None) > before - 100
