@@ -34,8 +34,8 @@ MISSING = {
         "load_sample_photographs",
         "scikit-learn>=1.5",
     ),
-    "from lesson_utils import data; data.load_mnist('.')": ("load_mnist", "torchvision>=0.21"),
-    "from lesson_utils import models; models.resnet()": ("resnet", "torchvision>=0.21"),
+    "from lesson_utils import data; data.load_mnist('.')": ("load_mnist", "torchvision>=0.23"),
+    "from lesson_utils import models; models.resnet()": ("resnet", "torchvision>=0.23"),
     "from lesson_utils import models; models.load_weights(None, 'a.safetensors')": (
         "load_weights",
         "safetensors>=0.4.5",
@@ -152,7 +152,7 @@ def test_the_experiments_name_all_that_they_need_at_once(site):
     done = run(site, "-m", "lesson_utils.experiments", "--help")
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ModuleNotFoundError: lesson_utils.experiments needs tyro, foolbox, ")
-    for requirement in ("torchvision>=0.21", "foolbox>=3.3.4", "tyro>=1.0", "scipy>=1.15"):
+    for requirement in ("torchvision>=0.23", "foolbox>=3.3.4", "tyro>=1.0", "scipy>=1.15"):
         assert f"'{requirement}'" in last
 
 
@@ -162,7 +162,7 @@ def test_the_report_lists_what_is_missing_and_one_command(site):
     assert re.search("torch +[0-9]", done.stdout)
     assert re.search("scikit-learn +missing, needed for the lessons", done.stdout)
     command = re.search("all missing +python -m pip install (.+)", done.stdout)[1]
-    for requirement in ("torchvision>=0.21", "matplotlib>=3.9", "pandas>=2.2", "tyro>=1.0"):
+    for requirement in ("torchvision>=0.23", "matplotlib>=3.9", "pandas>=2.2", "tyro>=1.0"):
         assert f"'{requirement}'" in command
     assert "-e" not in command.split()
 
