@@ -1,13 +1,16 @@
 """Sphinx extension: from each function in a cell to its API entry, by sphinx-codeautolink.
 
-Two things of it are changed. It expects a title in each section, and the boxes of proofs and
+Three things of it are changed. It expects a title in each section, and the boxes of proofs and
 exercises have sections inside that have none. Between two builds it keeps what it has found only
-of sources that end in `.rst`, and a page that is not read again would lose its links.
+of sources that end in `.rst`, and it links only in pages that are read again, not in all that are
+written again: both would lose their links.
 """
 
 import json
+from pathlib import Path
 
 from docutils import nodes
+from sphinx_codeautolink.extension import SphinxCodeAutoLink
 from sphinx_codeautolink.extension.block import (
     CodeBlockAnalyser,
     CodeExample,
@@ -34,9 +37,19 @@ def read_cache(self):
         self.transforms[page] = [SourceTransform(**block) for block in blocks]
 
 
+resolve = SphinxCodeAutoLink.generate_backref_tables
+
+
+def note_written(self, app, doctree, docname):
+    """Link in every page that is written."""
+    self.outdated_docs.add(str(Path(docname)))
+    return resolve(self, app, doctree, docname)
+
+
 def setup(app):
     """Load the extension with these changes."""
     CodeBlockAnalyser.depart_section = leave_section
     DataCache.read = read_cache
+    SphinxCodeAutoLink.generate_backref_tables = note_written
     app.setup_extension("sphinx_codeautolink")
     return {"parallel_read_safe": True, "parallel_write_safe": True}
