@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 HTML   := book/_build/html
-BUILD  := $(BIN)/python book/run_lessons.py && $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going
+BUILD  := $(BIN)/python book/run_lessons.py && $(BIN)/jupyter-book build . --config book/_config.yml --toc book/_toc.yml --path-output book -W -n --keep-going --all
 
 .DEFAULT_GOAL := help
 .PHONY: help book pdf slides test test-book test-versions resolve workflows release soak benchmark lab student lint clean
