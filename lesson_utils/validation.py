@@ -465,10 +465,9 @@ def check_integer(name: str, value: int, *, least: int = 1) -> int:
     return int(value)
 
 
-def check_number(name: str, value: float) -> float:
-    """`value` as a float; refused if it is no number, negative or infinite."""
+def check_number(name: str, value: float) -> None:
+    """Refuse what is no number, negative or infinite."""
     if not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a number ≥ 0 and finite, got {value}")
-    return float(value)

@@ -46,7 +46,8 @@ def projected_gradient(
     gradient. The radius begins at twice the distance to the linearized boundary with the
     strongest rival, doubles until the decision changes, and is then bisected: `rounds`
     balls in all. Searches all of R^d. Parameters, result and errors: as
-    :func:`minimal_l2`; `steps` and `rounds` are integers ≥ 1. (foolbox has the attack too, with one ε for all samples of a batch.)
+    :func:`minimal_l2`; `steps` and `rounds` are integers ≥ 1. (foolbox has the attack too, with
+    one ε for all samples of a batch.)
 
     References
     ----------
