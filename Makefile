@@ -38,8 +38,7 @@ book: $(VENV)/.book book/_build/.code  ## Install into .venv, run every lesson, 
 	$(BUILD)
 	@echo "Open $(HTML)/index.html"
 
-# After the book: what sphinx-codeautolink finds in code it keeps only while it builds HTML.
-pdf: book $(VENV)/.browser  ## Print the whole book to book/_build/pdf (warnings are errors; needs Chromium)
+pdf: $(VENV)/.book $(VENV)/.browser book/_build/.code  ## Print the whole book to book/_build/pdf (warnings are errors; needs Chromium)
 	$(BUILD) --builder singlehtml
 	$(BIN)/python book/print_pdf.py
 
