@@ -115,11 +115,8 @@ def _text(path: Path) -> list[str]:
     """Lines of a text that are not blank, in UTF-8 or UTF-16, with a byte order mark or without."""
     content = path.read_bytes()
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        lines = content.decode(encoding).splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text in UTF-8: save it so, or unpack it again") from error
-    if "\0" in "".join(lines):
+    lines = content.decode(encoding, "replace").splitlines()
+    if {"\0", "\ufffd"} & set("".join(lines)):  # \ufffd replaces what is no text
         raise UserError(f"{path} is no text in UTF-8: save it so, or unpack it again")
     return [line.strip() for line in lines if line.strip()]
 

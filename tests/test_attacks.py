@@ -6,7 +6,7 @@ import torch
 from random_nets import Around
 
 from lesson_utils import AffineClassifier, BinaryClassifier, binarize, minimal_l2
-from lesson_utils.attacks import by_foolbox, line_search, projected_gradient
+from lesson_utils.attacks import by_foolbox, line_search, projected_gradient, protocol_attacks
 from lesson_utils.autograd import norm
 from lesson_utils.models import mlp
 from lesson_utils.toy import PlanarReLUNet
@@ -285,6 +285,35 @@ def test_foolbox_far_from_the_origin_and_without_a_trace(attack, dtype):
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.equal(x, before)
     assert attack(lambda y: net(y), x).distance.equal(result.distance)
+
+
+@pytest.mark.parametrize("of_scores", [1e-3, 1, 1e3])
+@pytest.mark.parametrize("of_x", [1e-3, 1, 1e3])
+def test_carlini_wagner_of_the_experiments_knows_no_units(of_x, of_scores, digits, digits_net):
+    attack = protocol_attacks(cw_rounds=5, cw_steps=100)["carlini_wagner"]
+    x = digits.x_test[:20]
+
+    def in_other_units(z):
+        return of_scores * digits_net(z / of_x)
+
+    found = attack(in_other_units, of_x * x)
+    best = of_x * minimal_l2(digits_net, x).distance
+    assert found.success.all()
+    assert (found.distance / best).median() < 1.02
+    assert (found.distance / best).quantile(0.9) < 1.2
+
+
+def test_carlini_wagner_of_the_experiments_in_as_many_dimensions_as_a_photograph():
+    """A boundary much nearer than a step of one size for all entries is long."""
+    torch.manual_seed(0)
+    d = 3 * 64 * 64
+    classifier, x = BinaryClassifier(torch.randn(d), 0.3).eval(), torch.rand(6, d)
+    near = classifier.closest_adversary(x) + 0.01 * (x - classifier.closest_adversary(x))
+    exact = classifier.robustness(near)
+    found = protocol_attacks(cw_rounds=4, cw_steps=50)["carlini_wagner"](classifier, near)
+    assert (found.distance / exact).amax() < 1.3  # steps of one size: 800
+    tied = classifier.closest_adversary(x)  # no margin at all
+    assert protocol_attacks(1, 50)["carlini_wagner"](classifier, tied).success.all()
 
 
 def test_foolbox_attack_that_minimises_nothing():

@@ -225,7 +225,8 @@ def _measure_model(work: Work, name: str) -> None:
     began = time.perf_counter()
     _precision(tf32=False)
     x, y, *unseen = work.data.test.tensors
-    model.to(x.device)
+    # this memory format makes convolutions faster on a CPU, on photographs nearly twice
+    model.to(x.device, memory_format=torch.channels_last)
     steps = tqdm(_attacks(settings).items(), f"measuring {name}", disable=not work.progress)
     values = measured(model, x) | {"label": y.cpu()}
     if unseen:
