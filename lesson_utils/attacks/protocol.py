@@ -59,7 +59,7 @@ class _Nearby(nn.Module):
 
 
 def _carlini_wagner(rounds: int, steps: int, model: Model, x: Tensor) -> AttackResult:
-    """foolbox's attack by Carlini and Wagner, in units that suit each sample.
+    """Foolbox's attack by Carlini and Wagner, in units that suit each sample.
 
     Its steps move every entry of every sample by one size, and its constant weighs scores against
     squared distances: on a photograph the first step would lead far beyond the boundary. Around x, in
