@@ -1,4 +1,4 @@
-"""Adversaries that need not be close yet: DeepFool and DDN."""
+"""Adversaries that need not be close yet: DeepFool, walks on spheres, a penalty method."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ import torch
 from torch import Tensor
 
 from ..autograd import leaf_and_logits, norm, per_sample, ranking
-from .common import Task, advance, ascent, bisect, boundary, is_adversarial, unit
+from .common import (
+    Task,
+    advance,
+    ascent,
+    bisect,
+    boundary,
+    decides_otherwise,
+    is_adversarial,
+    unit,
+)
 
 
-def deepfool(task: Task, *, rival: Tensor | None = None, steps: int = 50) -> Tensor:
-    """Step to the nearest linearized boundary (or that with `rival`) until the decision changes."""
+def deepfool(task: Task, steps: int = 50) -> Tensor:
+    """Step to the nearest linearized boundary until the decision changes."""
     y = task.x.clone()
     active = torch.arange(len(y), device=y.device)
     for _ in range(steps):
         part, here = task.of(active), y[active]
-        step = _to_nearest_boundary(part, here, None if rival is None else rival[active])
+        step = _to_nearest_boundary(part, here)
         y[active], fooled = advance(part, here, step)
         active = active[~fooled]
         if len(active) == 0:
@@ -25,10 +34,10 @@ def deepfool(task: Task, *, rival: Tensor | None = None, steps: int = 50) -> Ten
     return y
 
 
-def _to_nearest_boundary(task: Task, y: Tensor, rival: Tensor | None) -> Tensor:
+def _to_nearest_boundary(task: Task, y: Tensor) -> Tensor:
     """Step from y to the nearest of ten linearized boundaries, and a little beyond it."""
     leaf, logits = leaf_and_logits(task.model, y)
-    rivals = ranking(logits, task.label)[:, 1:11] if rival is None else rival[:, None]
+    rivals = ranking(logits, task.label)[:, 1:11]
     nearest, direction = torch.full_like(task.length, torch.inf), torch.zeros_like(y)
     for k, rival in enumerate(rivals.unbind(1), start=1):
         distance, normal = boundary(logits, leaf, task.label, rival, keep=k < rivals.shape[1])
@@ -40,51 +49,73 @@ def _to_nearest_boundary(task: Task, y: Tensor, rival: Tensor | None) -> Tensor:
     return per_sample(stride, y) * direction
 
 
-def ddn(task: Task, steps: int = 60) -> Tensor:
-    """The walk that is usual, without the last of its hundred steps: pulling in takes fewer.
-
-    Its leaps and its spread of scores depend on x little; see :func:`walk`.
-    """
-    usual = (1 / task.length).clamp(1 / 30, 30) * task.length  # 1, unless that is out of proportion
-    own = (0.1, 1e3), (0.1, 1e3)
-    pace = {"leaps": (1, 0.01), "change": (0.05, 0.05), "spread": own}
-    return walk(task, task.x, usual, 100, until=steps, **pace)
-
-
-def walk(
-    task: Task,
-    start: Tensor,
-    first: Tensor,
-    steps: int,
-    *,
-    leaps: tuple[float, float],
-    change: tuple[float, float],
-    spread: tuple[tuple[float, float], tuple[float, float]],
-    until: int | None = None,
+def leaping_walk(
+    task: Task, best: Tensor, *, from_best: bool, spread: float, steps: int = 20
 ) -> Tensor:
     """Ascend the loss on a sphere whose radius shrinks when fooled and grows when not; NaN for no adversary.
 
-    The first radius is `first`. Each pair is a value at the beginning and one at the end: of the
-    length of a step in units of `first`, of the share by which the radius changes, and of the
-    spread of the scores, or its limits, at which the loss is taken (see :func:`.common.ascent`).
+    DDN, with first steps that leap out of the valley where `best` lies, and last ones a two-hundredth of
+    them. It starts from `best` or from x; the first radius is that of `best`, or where there is
+    none the unit of length. The spread of the scores at which the loss is taken goes from
+    `spread` to 30: in the end the strongest rival counts alone, see :func:`.common.ascent`.
     """
-    x, delta, radius = task.x, start - task.x, first
-    best, best_norm = torch.full_like(x, torch.nan), torch.full_like(task.length, torch.inf)
-    for step in range(steps if until is None else until):
+    x, nearest, first = task.x, _Nearest(task), norm(best - task.x)
+    known = first.isfinite()
+    delta = torch.where(per_sample(known & from_best, best), best, x) - x
+    first = radius = torch.where(known, first, task.length)
+    for step in range(steps):
         done = (1 - math.cos(math.pi * step / steps)) / 2  # from 0 to 1
-        leap, share = ((1 - done) * a + done * b for a, b in (leaps, change))
-        limits = tuple(a ** (1 - done) * b**done for a, b in zip(*spread, strict=True))
-        direction, fooled, finite = ascent(task, x + delta, spread=limits)
-        size = norm(delta)
-        keep = fooled & (size < best_norm)
-        best_norm = torch.where(keep, size, best_norm)
-        best = torch.where(per_sample(keep, x), delta, best)
+        share, level = 0.1 - 0.09 * done, spread ** (1 - done) * 30**done
+        direction, fooled, finite = ascent(task, x + delta, spread=level)
+        nearest.offer(delta, fooled)
         # Where the scores are no numbers there is no direction: half the way back.
         longer = torch.where(finite, 1 + share, 0.5)
         radius = radius * torch.where(fooled, 1 - share, longer)
-        ahead = delta + per_sample(leap * first, x) * direction
+        ahead = delta + per_sample((2 - 1.99 * done) * first, x) * direction
         delta = task.clip(x + per_sample(radius, x) * unit(ahead)[2]) - x
-    return x + best
+    return x + nearest.delta
+
+
+def penalty_method(task: Task, steps: int = 60) -> Tensor:
+    """Descend ‖v‖² + c · max(0, margin) by Adam, v = (y − x)/length; NaN for no adversary.
+
+    It is the objective of Carlini and Wagner. c, which they search for in an outer loop, grows at each
+    step where y does not fool and shrinks where it does, and of the margin's gradient the
+    direction alone counts: so neither the units of x nor those of the scores matter.
+    """
+    x, length, nearest = task.x, per_sample(task.length, task.x), _Nearest(task)
+    v, c = torch.zeros_like(x), torch.full_like(task.length, 2.0)
+    adam = torch.optim.Adam([v])
+    for step in range(steps):
+        y = task.clip(x + length * v)
+        leaf, logits = leaf_and_logits(task.model, y)
+        fooled = decides_otherwise(task, y, logits)
+        nearest.offer(y - x, fooled)
+        v.copy_((y - x) / length)
+        v.grad = (
+            2 * v + per_sample(c.where(~fooled, 0.0), v) * boundary(logits, leaf, task.label)[1]
+        )
+        c *= torch.where(fooled, 0.9, 1.1)
+        # all entries together: one length at the beginning, a hundredth at the end
+        stride = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
+        adam.param_groups[0]["lr"] = stride / x[0].numel() ** 0.5
+        adam.step()
+    return x + nearest.delta
+
+
+class _Nearest:
+    """The shortest step from x to an adversary so far; NaN before the first."""
+
+    def __init__(self, task: Task):
+        self.delta = torch.full_like(task.x, torch.nan)
+        self.norm = torch.full_like(task.length, torch.inf)
+
+    def offer(self, delta: Tensor, fooled: Tensor) -> None:
+        """Keep `delta` where it fools and is shorter."""
+        size = norm(delta)
+        keep = fooled & (size < self.norm)
+        self.norm = torch.where(keep, size, self.norm)
+        self.delta = torch.where(per_sample(keep, delta), delta, self.delta)
 
 
 def around(task: Task, y: Tensor, *, points: int = 256, rounds: int = 8) -> Tensor:
