@@ -64,7 +64,7 @@ def leaping_walk(
     delta = torch.where(per_sample(known & from_best, best), best, x) - x
     first = radius = torch.where(known, first, task.length)
     for step in range(steps):
-        done = (1 - math.cos(math.pi * step / steps)) / 2  # from 0 to 1
+        done = _done(step, steps)
         share, level = 0.1 - 0.09 * done, spread ** (1 - done) * 30**done
         direction, fooled, finite = ascent(task, x + delta, spread=level)
         nearest.offer(delta, fooled)
@@ -97,10 +97,15 @@ def penalty_method(task: Task, steps: int = 60) -> Tensor:
         )
         c *= torch.where(fooled, 0.9, 1.1)
         # all entries together: one length at the beginning, a hundredth at the end
-        stride = 0.01 + 0.99 * (1 + math.cos(math.pi * step / steps)) / 2
+        stride = 1 - 0.99 * _done(step, steps)
         adam.param_groups[0]["lr"] = stride / x[0].numel() ** 0.5
         adam.step()
     return x + nearest.delta
+
+
+def _done(step: int, steps: int) -> float:
+    """From 0 to 1, slowly at both ends: a cosine schedule."""
+    return (1 - math.cos(math.pi * step / steps)) / 2
 
 
 class _Nearest:

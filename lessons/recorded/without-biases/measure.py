@@ -24,7 +24,7 @@ from lesson_utils.experiments.provenance import checksums, environment
 from lesson_utils.experiments.run import measured
 from lesson_utils.experiments.settings import PRESETS
 from lesson_utils.experiments.train import train
-from lesson_utils.models import network_of
+from lesson_utils.models import load_weights, network_of
 from lesson_utils.records import load_model
 
 HERE = Path(__file__).parent
@@ -76,14 +76,13 @@ def main():
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.work.mkdir(parents=True, exist_ok=True)
-    settings = PRESETS["tiny-imagenet-cpu"].change(images=asked.images)
+    settings = PRESETS["tiny-imagenet-cpu"].change(
+        images=asked.images, epochs=asked.epochs, strengths=STRENGTHS
+    )
     data, settings = open_data(settings, asked.cache)
     x, y = data.test.tensors
     if asked.start:
-        start = network_of(settings.to_table())
-        start.load_state_dict(
-            {k: v.float() for k, v in load_file(asked.start).items()}
-        )
+        start = load_weights(network_of(settings.to_table()), asked.start)
     else:
         start = load_model(HERE.parent / "tiny-imagenet", 0.0)
     seen, first_images = [], data.train.tensors[0][:500] / 255
@@ -95,7 +94,6 @@ def main():
         first = replace(
             first, decay_every=max(1, asked.first_epochs * 2 // 3)
         )
-        then = replace(settings.training, epochs=asked.epochs)
         name = f"{arm.replace(' ', '-')}-seed-{asked.seed}"
         weights = asked.work / f"{name}.pt"
         if weights.exists():
@@ -118,7 +116,7 @@ def main():
                     model,
                     data.train,
                     strength=strength,
-                    recipe=then,
+                    recipe=settings.training,
                     seed=asked.seed,
                     checkpoint=file.with_suffix(".training"),
                 )
@@ -140,7 +138,7 @@ def main():
             )
     note = {
         "settings": settings.to_table()
-        | {"first_epochs": asked.first_epochs, "epochs": asked.epochs},
+        | {"first_epochs": asked.first_epochs},
         "data": checksums(data),
         "environment": environment("cpu"),
         "networks": seen,
