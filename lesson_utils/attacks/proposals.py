@@ -81,20 +81,21 @@ def penalty_method(task: Task, steps: int = 60) -> Tensor:
 
     It is the objective of Carlini and Wagner. c, which they search for in an outer loop, grows at each
     step where y does not fool and shrinks where it does, and of the margin's gradient the
-    direction alone counts: so neither the units of x nor those of the scores matter.
+    direction alone counts: so neither the units of x nor those of the scores matter. As in
+    augmented Lagrangian attacks (ALMA) an adversary is still driven a little, and so it does not
+    fall back across the boundary at the next step.
     """
     x, length, nearest = task.x, per_sample(task.length, task.x), _Nearest(task)
     v, c = torch.zeros_like(x), torch.full_like(task.length, 2.0)
-    adam = torch.optim.Adam([v])
+    adam = torch.optim.Adam([v], betas=(0.9, 0.9))
     for step in range(steps):
         y = task.clip(x + length * v)
         leaf, logits = leaf_and_logits(task.model, y)
         fooled = decides_otherwise(task, y, logits)
         nearest.offer(y - x, fooled)
         v.copy_((y - x) / length)
-        v.grad = (
-            2 * v + per_sample(c.where(~fooled, 0.0), v) * boundary(logits, leaf, task.label)[1]
-        )
+        drive = c * torch.where(fooled, 0.3, 1.0)
+        v.grad = 2 * v + per_sample(drive, v) * boundary(logits, leaf, task.label)[1]
         c *= torch.where(fooled, 0.9, 1.1)
         # all entries together: one length at the beginning, a hundredth at the end
         stride = 1 - 0.99 * _done(step, steps)
