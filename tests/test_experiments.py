@@ -528,6 +528,7 @@ def test_commands_that_let_a_folder_grow_are_kept(tmp_path):
         ({"decay_factor": 1.5}, "decay_factor must be"),
         ({"learning_rate": -0.1}, "learning_rate must be"),
         ({"learning_rate": math.inf}, "learning_rate must be"),
+        ({"score_scale": 0.0}, "score_scale must be"),
         ({"learning_rate": "fast"}, "learning_rate must be a number"),
         ({"momentum": 1.0}, "momentum must be"),
         ({"weight_decay": -1e-6}, "weight_decay must be"),
@@ -690,6 +691,19 @@ def test_copies_start_from_the_named_weights(photographs, tmp_path):
     weights.write_bytes((tmp_path / "copies/models/strength-0.1-seed-0.safetensors").read_bytes())
     with pytest.raises(ValueError, match="weights_sha256"):
         run(still, tmp_path / "copies")
+
+
+def test_scores_to_start_from_can_be_small(photographs, tmp_path):
+    still = tiny_photographs(photographs, learning_rate=1e-30)
+    run(still, tmp_path / "large")
+    run(still.change(score_scale=0.25), tmp_path / "small")
+    large, small = load_model(tmp_path / "large", 0.1), load_model(tmp_path / "small", 0.1)
+    x = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(small(x), large(x) / 4)
+    with pytest.raises(ValueError, match=r"other settings \(score_scale = 0.25"):
+        run(still.change(score_scale=0.5), tmp_path / "small")
+    with pytest.raises(ValueError, match="score_scale"):
+        run(still, tmp_path / "small")
 
 
 def test_finished_folders_do_not_need_the_base_weights_or_the_place_of_the_data(

@@ -128,7 +128,11 @@ def _at_the_start(settings: Settings, seed: int = 0) -> nn.Module:
     """The network that a training starts from."""
     file, pretrained = settings.weights_file(), settings.network.weights == "pretrained"
     model = network_of(settings.to_table(), seed, pretrained=pretrained)
-    return load_weights(model, file) if file else model
+    model = load_weights(model, file) if file else model
+    *_, last = model.modules()  # the scores are what it gives
+    scale = settings.network.score_scale
+    last.load_state_dict({name: scale * w for name, w in last.state_dict().items()})
+    return model
 
 
 def _announcement(work: Work, plan: list) -> str:

@@ -26,7 +26,7 @@ _COUNTS = (
 )
 RANGES = {
     "finite and at least 0": (lambda v: 0 <= v < math.inf, ("strengths", "weight_decay")),
-    "finite and more than 0": (lambda v: 0 < v < math.inf, ("learning_rate",)),
+    "finite and more than 0": (lambda v: 0 < v < math.inf, ("learning_rate", "score_scale")),
     "more than 0; inf: no clipping": (lambda v: v > 0, ("clip",)),
     "at least 0 and less than 1": (lambda v: 0 <= v < 1, ("momentum",)),
     "more than 0 and at most 1": (lambda v: 0 < v <= 1, ("decay_factor",)),
@@ -73,6 +73,9 @@ class Network:
     """of a residual network: channels of its first block"""
     weights: str = ""
     """all trainings start from: a file of weights, or `pretrained`; empty: from random weights"""
+    score_scale: float = 1.0
+    """all trainings start from scores times this: the decisions are the same, but where a network is
+    less sure of itself, all images have a gradient of the loss, and not the misread ones alone"""
 
 
 @dataclass(frozen=True)
@@ -191,15 +194,17 @@ class Settings:
         start = "file" if self.weights_file() else self.network.weights
         photographs = self.data.data not in SETS[:2]
         idle = set() if self.network.network in RESNETS else {"width"}
+        idle |= {"score_scale"} if self.network.score_scale == 1 else set()
         if self.network.network == "smallnet":  # has no batch normalisation
             idle |= {"freeze_statistics"}
         if not photographs:
             idle |= {"size"}
         elif self.data.size > DECODED_ONCE:
             idle |= {"augment"}
-        table = asdict(self.training) | {"network": self.network.network, "weights": start}
-        table |= {"width": self.network.width, "size": self.data.size, "tf32": self.sweep.tf32}
-        return {name: value for name, value in table.items() if name not in idle}
+        table = self.to_table() | {"weights": start}
+        others = "network", "weights", "width", "score_scale", "size", "tf32"
+        names = [name for name in (*asdict(self.training), *others) if name not in idle]
+        return {name: table[name] for name in names}
 
     def deciding_values(self) -> dict:
         """As :meth:`deciding`, for what is measured of a network; `attack_images` may grow."""
