@@ -528,6 +528,7 @@ def test_commands_that_let_a_folder_grow_are_kept(tmp_path):
         ({"decay_factor": 1.5}, "decay_factor must be"),
         ({"learning_rate": -0.1}, "learning_rate must be"),
         ({"learning_rate": math.inf}, "learning_rate must be"),
+        ({"optimizer": "lbfgs"}, "optimizer must be sgd or adam, got lbfgs"),
         ({"score_scale": 0.0}, "score_scale must be"),
         ({"learning_rate": "fast"}, "learning_rate must be a number"),
         ({"momentum": 1.0}, "momentum must be"),
@@ -564,7 +565,7 @@ def test_every_number_of_the_settings_has_a_range():
     table = TINY.to_table()
     numbers = {name for name, value in table.items() if type(value) in (int, float)}
     named = {name for _, names in RANGES.values() for name in names}
-    assert named == numbers | {"strengths", "seeds"}
+    assert named == numbers | {"strengths", "seeds", "optimizer", "network"}
 
 
 def test_presets_pass_their_own_check(tmp_path):

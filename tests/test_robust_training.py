@@ -105,8 +105,10 @@ def reused():
 
 
 @pytest.mark.parametrize("make", [smallnet, batch_norm, reused])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_resumed_training_ends_in_the_same_bits(images, tmp_path, monkeypatch, make, momentum):
+@pytest.mark.parametrize(
+    "kind", [{"momentum": 0.0}, {"momentum": 0.9}, {"optimizer": "adam", "learning_rate": 0.01}]
+)
+def test_resumed_training_ends_in_the_same_bits(images, tmp_path, monkeypatch, make, kind):
     options = {
         "epochs": 4,
         "batch_size": 50,
@@ -114,7 +116,7 @@ def test_resumed_training_ends_in_the_same_bits(images, tmp_path, monkeypatch, m
         "decay_every": 2,
         "augment": True,
     }
-    recipe = Recipe(momentum=momentum, **options)
+    recipe = Recipe(**options | kind)
 
     def run(checkpoint=None):
         net = make()

@@ -82,7 +82,7 @@ def run(
     """
     settings.check()
     check_device(device)
-    _attacks(settings)  # complains now, and not after the training, if foolbox is missing
+    protocol_attacks(1, 1)  # complains now, and not after the training, if foolbox is missing
     out = Path(out)
     rank, count = rank_and_count()
     data, settings = open_data(settings, cache)
@@ -126,12 +126,11 @@ def _checksum_of_start(settings: Settings, kept: dict[str, dict], todo: list) ->
 
 def _at_the_start(settings: Settings, seed: int = 0) -> nn.Module:
     """The network that a training starts from."""
-    file, pretrained = settings.weights_file(), settings.network.weights == "pretrained"
-    model = network_of(settings.to_table(), seed, pretrained=pretrained)
+    file, start = settings.weights_file(), settings.network
+    model = network_of(settings.to_table(), seed, pretrained=start.weights == "pretrained")
     model = load_weights(model, file) if file else model
     *_, last = model.modules()  # the scores are what it gives
-    scale = settings.network.score_scale
-    last.load_state_dict({name: scale * w for name, w in last.state_dict().items()})
+    last.load_state_dict({key: w * start.score_scale for key, w in last.state_dict().items()})
     return model
 
 
@@ -172,10 +171,6 @@ def _after_epoch(work: Work, history: History) -> None:
         hours = timedelta(seconds=round(left))
         tqdm.write(f"About {hours} (h:min:s) of training are left for one process.")
         work.todo = 0
-
-
-def _attacks(settings: Settings) -> dict:
-    return protocol_attacks(settings.measuring.cw_rounds, settings.measuring.cw_steps)
 
 
 def _precision(tf32: bool) -> None:
@@ -231,7 +226,8 @@ def _measure_model(work: Work, name: str) -> None:
     x, y, *unseen = work.data.test.tensors
     # this memory format makes convolutions faster on a CPU, on photographs nearly twice
     model.to(x.device, memory_format=torch.channels_last)
-    steps = tqdm(_attacks(settings).items(), f"measuring {name}", disable=not work.progress)
+    attacks = protocol_attacks(settings.measuring.cw_rounds, settings.measuring.cw_steps)
+    steps = tqdm(attacks.items(), f"measuring {name}", disable=not work.progress)
     values = measured(model, x) | {"label": y.cpu()}
     if unseen:
         values["unseen"] = unseen[0].cpu()

@@ -35,6 +35,8 @@ RANGES = {
     "0, for all, or at least 2": (lambda v: v == 0 or v >= 2, ("classes",)),
     "at least 8": (lambda v: v >= 8, ("width",)),
     "at least 1": (lambda v: v >= 1, _COUNTS),
+    "sgd or adam": (lambda v: v in ("sgd", "adam"), ("optimizer",)),
+    ", ".join(NETWORKS): (lambda v: v in NETWORKS, ("network",)),
 }
 """What a setting may be: a test, and the settings that must pass it, each value of a list."""
 
@@ -80,7 +82,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Stochastic gradient descent with momentum and step decay, by default the paper's for MNIST.
+    """Optimizer and step decay, by default the paper's for MNIST.
 
     From `mnist_example.ini` of the authors' code; their weight penalty 1e-6·‖w‖² is a
     `weight_decay` of 2e-6 in PyTorch, which adds weight_decay·w to the gradient.
@@ -90,10 +92,13 @@ class Recipe:
     """passes over the training images"""
     batch_size: int = 100
     """images a step, of all processes together"""
+    optimizer: str = "sgd"
+    """sgd: stochastic gradient descent; adam: steps in units of each weight's usual gradient, with
+    `momentum` for β₁ and 0.99 for β₂"""
     learning_rate: float = 1e-3
     """length of a step through that of its gradient, at the beginning"""
     momentum: float = 0.9
-    """share of the last step that is added to the next"""
+    """share of the last steps that goes into the next"""
     weight_decay: float = 2e-6
     """this times the weights is added to their gradient"""
     decay_every: int = 80
@@ -193,17 +198,17 @@ class Settings:
         """
         start = "file" if self.weights_file() else self.network.weights
         photographs = self.data.data not in SETS[:2]
-        idle = set() if self.network.network in RESNETS else {"width"}
-        idle |= {"score_scale"} if self.network.score_scale == 1 else set()
-        if self.network.network == "smallnet":  # has no batch normalisation
-            idle |= {"freeze_statistics"}
-        if not photographs:
-            idle |= {"size"}
-        elif self.data.size > DECODED_ONCE:
-            idle |= {"augment"}
+        idle = {
+            "width": self.network.network not in RESNETS,
+            "score_scale": self.network.score_scale == 1,
+            "optimizer": self.training.optimizer == "sgd",
+            "freeze_statistics": self.network.network == "smallnet",  # no batch normalisation
+            "size": not photographs,
+            "augment": photographs and self.data.size > DECODED_ONCE,
+        }
         table = self.to_table() | {"weights": start}
         others = "network", "weights", "width", "score_scale", "size", "tf32"
-        names = [name for name in (*asdict(self.training), *others) if name not in idle]
+        names = [name for name in (*asdict(self.training), *others) if not idle.get(name)]
         return {name: table[name] for name in names}
 
     def deciding_values(self) -> dict:
@@ -254,8 +259,6 @@ class Settings:
         data, network = self.data, self.network
         if data.data not in SETS and not Path(data.data).is_dir():
             raise UserError(f"data must be {', '.join(SETS)} or a folder, got {data.data!r}")
-        if network.network not in NETWORKS:
-            raise UserError(f"network must be {', '.join(NETWORKS)}, got {network.network!r}")
         photographs, small = data.data not in SETS[:2], network.network == "smallnet"
         large = photographs and data.size > DECODED_ONCE
         if not (photographs or small):

@@ -93,12 +93,11 @@ def train(
     seed = check_integer("seed", seed, least=0)
     # this memory format makes the convolutions faster on a CPU
     _training_mode(model.to(memory_format=torch.channels_last), recipe)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-    )
+    weights, rate, decay = model.parameters(), recipe.learning_rate, recipe.weight_decay
+    if recipe.optimizer == "adam":
+        optimizer = torch.optim.Adam(weights, rate, (recipe.momentum, 0.99), weight_decay=decay)
+    else:
+        optimizer = torch.optim.SGD(weights, rate, recipe.momentum, weight_decay=decay)
     n = len(images.dataset) if isinstance(images, DataLoader) else len(images)
     identity = json.dumps([asdict(recipe), strength, seed, n])
     epochs = _resume(checkpoint, identity, model, optimizer)  # rows: seconds, loss
@@ -115,8 +114,8 @@ def train(
         while len(epochs) < recipe.epochs and all(math.isfinite(loss) for _, loss in epochs):
             began = time.perf_counter()
             order = seed_epoch(len(epochs), seed, n)
-            decay = recipe.decay_factor ** (len(epochs) // recipe.decay_every)
-            optimizer.param_groups[0]["lr"] = recipe.learning_rate * decay
+            steps_down = len(epochs) // recipe.decay_every
+            optimizer.param_groups[0]["lr"] = rate * recipe.decay_factor**steps_down
             if isinstance(images, DataLoader):
                 batches = _loaded(images, len(epochs))
             else:
@@ -211,9 +210,9 @@ def _save(checkpoint: Path | None, identity: str, model, optimizer, epochs) -> N
     tensors = {f"weight.{name}": v.clone(**dense) for name, v in model.state_dict().items()}
     tensors["epochs"] = torch.tensor(epochs, dtype=torch.float64)
     for name, p in model.named_parameters():
-        # None where there is no momentum; frozen or unused weights have no state at all
-        if (momentum := optimizer.state.get(p, {}).get("momentum_buffer")) is not None:
-            tensors[f"momentum.{name}"] = momentum.clone(**dense)
+        for key, value in optimizer.state.get(p, {}).items():
+            if value is not None:  # as where there is no momentum
+                tensors[f"{key}.{name}"] = value.clone(**dense)
     store(checkpoint, tensors, {"training": identity})
 
 
@@ -231,6 +230,7 @@ def _resume(checkpoint: Path | None, identity: str, model, optimizer) -> list[li
     for name, value in model.state_dict().items():
         value.copy_(tensors[f"weight.{name}"])
     for name, p in model.named_parameters():
-        if (momentum := tensors.get(f"momentum.{name}")) is not None:
-            optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(momentum)
+        for key in "momentum_buffer", "exp_avg", "exp_avg_sq", "step":
+            if (value := tensors.get(f"{key}.{name}")) is not None:
+                optimizer.state[p][key] = value if key == "step" else value.to(p.device)
     return tensors["epochs"].tolist()
