@@ -31,7 +31,7 @@ def minimal_l2(model: Model, x: Tensor, *, bounds: Bounds | None = None) -> Atta
     descent leads, and a failed search proves nothing. Of 150 digits and a convolutional network
     the best of eleven attacks of other libraries, some with a thousand steps, came nearer by more than 1 %
     at 3 (in the box) and none (free), by 4 % at most; of 40 images of MNIST and the network of
-    lesson 9 without penalty at 10 and 1, by 8 % at most. Up to rounding a sample's result does
+    lesson 9 without penalty at 8 and 2, by 7 % at most. Up to rounding a sample's result does
     not depend on the other samples of the batch; random points come from a generator of the
     search's own with a fixed seed.
 
