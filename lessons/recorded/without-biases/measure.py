@@ -1,4 +1,4 @@
-"""Photograph networks with and without biases: measured.json and samples.safetensors beside this file.
+"""Photograph networks with and without biases: seed-0.json and the values beside this file.
 
     python measure.py --seed 0       # needs Tiny ImageNet, see lesson_utils.photographs.find_tiny_imagenet
 
