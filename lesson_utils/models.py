@@ -7,7 +7,7 @@ the model, so ρ, ε and α are in pixel units whatever the network does inside.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -193,12 +193,23 @@ def _rebuild(module: nn.Module, width: int) -> None:
 
 
 LITE0_MEAN, LITE0_STD = 127 / 255, 128 / 255
-IMAGENETTE = (0, 217, 482, 491, 497, 566, 569, 571, 574, 701)
-"""Numbers of Imagenette's classes among the 1,000 of ImageNet, in the order of their wnids."""
+IMAGENETTE = {
+    0: "tench",
+    217: "springer",
+    482: "cassette player",
+    491: "chain saw",
+    497: "church",
+    566: "French horn",
+    569: "garbage truck",
+    571: "gas pump",
+    574: "golf ball",
+    701: "parachute",
+}
+"""Imagenette's classes, in the order of their wnids: number among the 1,000 of ImageNet, and name."""
 
 
 def efficientnet_lite0(
-    classes: int | Sequence[int] = 1000, *, activation=nn.ReLU, pretrained: bool = False
+    classes: int | Collection[int] = 1000, *, activation=nn.ReLU, pretrained: bool = False
 ) -> nn.Sequential:
     """EfficientNet-Lite0 of timm behind a :class:`Normalize` layer: pixels in, logits out.
 
@@ -207,7 +218,7 @@ def efficientnet_lite0(
 
     Parameters
     ----------
-    classes : int or sequence of int
+    classes : int or collection of int
         How many logits; or, with `pretrained`, those of ImageNet's classes to keep, 0 … 999,
         such as :data:`IMAGENETTE`. The other rows of the last layer are left out.
     activation : callable
@@ -231,7 +242,7 @@ def efficientnet_lite0(
     with needed_by("efficientnet_lite0"):
         import timm
 
-    kept = range(classes) if isinstance(classes, int) else classes
+    kept = list(range(classes) if isinstance(classes, int) else classes)
     if pretrained and isinstance(classes, int) and classes != 1000:
         raise ValueError(
             f"pretrained weights are of 1000 classes: name those to keep, got {classes}"
@@ -241,8 +252,8 @@ def efficientnet_lite0(
     net = timm.create_model("tf_efficientnet_lite0", num_classes=1000 if pretrained else len(kept))
     if pretrained:
         _load_lite0(net)
-        net.classifier.weight = nn.Parameter(net.classifier.weight[list(kept)].detach())
-        net.classifier.bias = nn.Parameter(net.classifier.bias[list(kept)].detach())
+        net.classifier.weight = nn.Parameter(net.classifier.weight[kept].detach())
+        net.classifier.bias = nn.Parameter(net.classifier.bias[kept].detach())
         net.classifier.out_features = len(kept)
     for module in net.modules():
         for name, child in module.named_children():

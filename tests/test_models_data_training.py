@@ -134,8 +134,10 @@ def test_efficientnet_has_the_logits_of_the_code_that_the_weights_were_made_for(
 
 
 def test_efficientnet_with_relu_scales_with_its_image_but_for_the_biases():
-    names = timm.data.ImageNetInfo().label_names()
+    info = timm.data.ImageNetInfo()
+    names = info.label_names()
     assert sorted(names[k] for k in IMAGENETTE) == [names[k] for k in IMAGENETTE]
+    assert all(name in info.index_to_description(k) for k, name in IMAGENETTE.items())
     net = efficientnet_lite0(4).eval().double()
     assert not any(isinstance(module, nn.ReLU6) for module in net.modules())
     assert net[1].classifier.out_features == 4

@@ -55,7 +55,7 @@ def row(model, file, label):
     found = {name: values.item() for name, values in m.to_dict().items()}
     found |= {
         "file": Path(file).name,
-        "label": IMAGENETTE[label],
+        "label": list(IMAGENETTE)[label],
         "rank_of_rival": rank,
     }
     found["sha256"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
