@@ -58,6 +58,28 @@ def test_same_call_same_answer(digits, digits_net):
     assert torch.equal(minimal_l2(digits_net, x).distance, minimal_l2(digits_net, x).distance)
 
 
+def test_restarts_only_come_nearer_and_each_sample_by_itself(digits, digits_net):
+    x = digits.x_test[:40]
+    without = minimal_l2(digits_net, x, bounds=(0, 1)).distance
+    found = minimal_l2(digits_net, x, bounds=(0, 1), restarts=6)
+    assert (found.distance <= (1 + ROUNDING) * without).all()
+    if any(isinstance(module, torch.nn.Conv2d) for module in digits_net.modules()):
+        assert (found.distance < 0.999 * without).any()
+    alone = [
+        minimal_l2(digits_net, one, bounds=(0, 1), restarts=6).distance for one in x[:5].split(1)
+    ]
+    torch.testing.assert_close(torch.cat(alone), found.distance[:5], rtol=1e-4, atol=0)
+    constant = Around(lambda x: x.flatten(1)[:, :2] * 0 + torch.tensor([1, 0])).eval()
+    nowhere = minimal_l2(constant, x, restarts=2)
+    assert not nowhere.success.any()
+
+
+@pytest.mark.parametrize("restarts, error", [(-1, ValueError), (1.0, TypeError), (True, TypeError)])
+def test_restarts_that_are_no_number_of_them(restarts, error, digits_net, digits):
+    with pytest.raises(error, match="restarts"):
+        minimal_l2(digits_net, digits.x_test[:1], restarts=restarts)
+
+
 def deepfool(model, x):
     return by_foolbox(foolbox.attacks.L2DeepFoolAttack(), model, x)
 

@@ -75,7 +75,7 @@ def window(data):
     return strengths[: far.index(max(far)) + 1]
 
 
-@pytest.mark.parametrize("name", ["mnist", "tiny-imagenet"])
+@pytest.mark.parametrize("name", ["mnist", "tiny-imagenet", "imagenette"])
 def test_windows_and_exponents(name):
     data, folder = read(name), RECORDED / name
     found, ends = records.growth_window(folder)

@@ -300,3 +300,19 @@ def test_a_thousand_classes():
                 assert row[f"top_{k}"] == pytest.approx(exact, rel=1e-4)
         linear, bias = abs(row["homogeneous"]), abs(row["bias"])
         assert row["degree_of_homogeneity"] == pytest.approx(linear / (linear + bias), rel=1e-4)
+
+
+def test_alignment_from_the_mean_beside_that_from_black():
+    """Both from the same weights; that from black is the one of the record, up to half precision."""
+    folder = ROOT / "lessons" / "recorded" / "from-the-mean"
+    notes = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    values, _ = stored(folder / "samples.safetensors")
+    assert set(values) == {f"{name}/{origin}" for name in notes for origin in ("black", "mean")}
+    for name, found in notes.items():
+        assert "dirty" not in found["made"]["code"]
+        record, network = name.split("/")
+        strength, seed = re.fullmatch(r"strength-(.+)-seed-(\d+)", network).groups()
+        for origin in ("black", "mean"):
+            assert found[origin] == pytest.approx(np.median(values[f"{name}/{origin}"]))
+        there = load_samples(folder.parent / record, float(strength), int(seed))["alignment"]
+        assert found["black"] == pytest.approx(np.median(there), rel=0.03)

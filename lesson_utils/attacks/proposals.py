@@ -50,18 +50,18 @@ def _to_nearest_boundary(task: Task, y: Tensor) -> Tensor:
 
 
 def leaping_walk(
-    task: Task, best: Tensor, *, from_best: bool, spread: float, steps: int = 20
+    task: Task, best: Tensor, *, start: Tensor, spread: float, steps: int = 20
 ) -> Tensor:
     """Ascend the loss on a sphere whose radius shrinks when fooled and grows when not; NaN for no adversary.
 
     DDN, with first steps that leap out of the valley where `best` lies, and last ones a two-hundredth of
-    them. It starts from `best` or from x; the first radius is that of `best`, or where there is
-    none the unit of length. The spread of the scores at which the loss is taken goes from
+    them. It sets out from `start`; the first radius is that of `best`, or where there is none the
+    unit of length. The spread of the scores at which the loss is taken goes from
     `spread` to 30: in the end the strongest rival counts alone, see :func:`.common.ascent`.
     """
     x, nearest, first = task.x, _Nearest(task), norm(best - task.x)
     known = first.isfinite()
-    delta = torch.where(per_sample(known & from_best, best), best, x) - x
+    delta = torch.where(per_sample(known, start), start, x) - x
     first = radius = torch.where(known, first, task.length)
     for step in range(steps):
         done = _done(step, steps)
@@ -74,6 +74,18 @@ def leaping_walk(
         ahead = delta + per_sample((2 - 1.99 * done) * first, x) * direction
         delta = task.clip(x + per_sample(radius, x) * unit(ahead)[2]) - x
     return x + nearest.delta
+
+
+def elsewhere(task: Task, y: Tensor, seed: int) -> Tensor:
+    """A point about as far from x as y, in a random direction; after an even seed it still leans to y.
+
+    The noise is the same for every sample, so that none depends on its company.
+    """
+    x, generator = task.x, torch.Generator().manual_seed(seed)
+    noise = torch.randn(x[:1].shape, generator=generator, dtype=torch.float64)
+    share = 10 if seed % 2 else 3
+    direction = unit(unit(y - x)[2] + share * unit(noise)[2].to(x))[2]
+    return task.clip(x + per_sample(norm(y - x), x) * direction)
 
 
 def penalty_method(task: Task, steps: int = 60) -> Tensor:
