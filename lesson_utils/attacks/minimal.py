@@ -30,9 +30,14 @@ def minimal_l2(
     to rounding. In a few dimensions random points of the ball that is left are tried too.
 
     The distance is an *upper bound* of ρ, and no more: a nearer adversary may lie where no
-    descent leads, and a failed search proves nothing. @@ACC@@ Up to rounding a sample's result does
-    not depend on the other samples of the batch; random points come from a generator of the
-    search's own with a fixed seed.
+    descent leads, and a failed search proves nothing. The best of eleven attacks of other
+    libraries, some with a thousand steps, came nearer by more than 1 % at 3 of 150 digits for a
+    convolutional network (in the box; free at none), and for the networks of lesson 9 with λ = 0
+    and 1 at 8 and 14 of 40 images of MNIST (free at 2 and 2), by 18 % at most. With 30
+    `restarts` it was 0 and 3 of 40 (free 0 and 1).
+
+    Up to rounding a sample's result does not depend on the other samples of the batch; random
+    points come from a generator of the search's own with a fixed seed.
 
     Parameters
     ----------
@@ -42,8 +47,8 @@ def minimal_l2(
     bounds : (float, float), optional
         Admissible range of every entry, e.g. `(0, 1)` for pixels. None: all of R^d.
     restarts : int
-        Further walks, each from a random point as far away as the nearest adversary so far. The
-        distance can only fall; each costs about a tenth of the search without.
+        Further walks, each from a random point about as far away as the nearest adversary so far. The
+        distance can only fall; seven of them take about as long as the search without.
 
     Returns
     -------
