@@ -82,6 +82,7 @@ def minimal_l2(
     if task.x[0].numel() <= FEW_DIMENSIONS:
         best = _each(around, task, best)
     best = _each(_pull_in, task, best)
+    # Only now: what is nearer at first sight may end further away than what it takes the place of.
     for seed in range(restarts):
         found = leaping_walk(task, best, start=elsewhere(task, best, seed), spread=10.0)
         best = _nearer(task, best, found)
