@@ -401,7 +401,7 @@ def growth_laws(rho: np.ndarray, alpha: np.ndarray, floor: float) -> dict[str, d
 
 def slope(x: np.ndarray, y: np.ndarray) -> float:
     """P of y ≈ c·x^p: the slope of the least-squares line through the logarithms, `(n,)` each."""
-    return float(stats.linregress(np.log(x), np.log(y)).slope)
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def _median(values: np.ndarray) -> np.ndarray:
@@ -570,11 +570,12 @@ def notes_of(path: Path) -> dict[str, str]:
         raise UserError(f"{path} is damaged ({error}): {_REMEDY}") from error
 
 
-def stored(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of a file, and the notes beside them. Raises as :func:`notes_of`."""
+def stored(path: Path, start: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of a file whose names begin with `start`, and the notes beside them. Raises as :func:`notes_of`."""
     notes = notes_of(path)
     with safe_open(path, "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, notes  # noqa: SIM118
+        names = [name for name in file.keys() if name.startswith(start)]  # noqa: SIM118
+        return {name: file.get_tensor(name) for name in names}, notes
 
 
 def store(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
@@ -587,10 +588,9 @@ def values_of(folder: Path, name: str) -> tuple[dict[str, Tensor], str | None]:
 
     Raises as :func:`notes_of`; no values of a network that is not there, or diverged.
     """
-    values, notes = stored(folder / "samples.safetensors")
     start = f"{name}/"
-    found = {k.removeprefix(start): v for k, v in values.items() if k.startswith(start)}
-    return found, notes.get(name)
+    values, notes = stored(folder / "samples.safetensors", start)
+    return {k.removeprefix(start): v for k, v in values.items()}, notes.get(name)
 
 
 def write_record_json(folder: Path, record: dict) -> None:
