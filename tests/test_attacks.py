@@ -7,6 +7,7 @@ from random_nets import Around
 
 from lesson_utils import AffineClassifier, BinaryClassifier, binarize, minimal_l2
 from lesson_utils.attacks import by_foolbox, line_search, projected_gradient, protocol_attacks
+from lesson_utils.attacks.common import ascent, ask
 from lesson_utils.autograd import norm
 from lesson_utils.models import mlp
 from lesson_utils.toy import PlanarReLUNet
@@ -72,6 +73,30 @@ def test_restarts_only_come_nearer_and_each_sample_by_itself(digits, digits_net)
     constant = Around(lambda x: x.flatten(1)[:, :2] * 0 + torch.tensor([1, 0])).eval()
     nowhere = minimal_l2(constant, x, restarts=2)
     assert not nowhere.success.any()
+
+
+def test_restarts_find_a_rival_that_is_flat_and_weak_at_x():
+    # The plane of class 1 is at distance 1; class 2 rises only beyond |x_1| = 0.1, and wins at 0.1 + 1/3.
+    def scores(x):
+        return torch.stack([0 * x[:, 0], x[:, 0] - 1, 9 * (x[:, 1].abs() - 0.1).relu() - 3], 1)
+
+    x, model = torch.zeros(1, 20), Around(scores).eval()
+    assert minimal_l2(model, x).distance.item() == pytest.approx(1, rel=1e-4)
+    found = minimal_l2(model, x, restarts=8)
+    assert found.distance.item() == pytest.approx(0.1 + 1 / 3, rel=1e-4)
+    assert model(found.adversarial).argmax() == 2
+
+
+def test_ascent_towards_one_rival_alone(digits, digits_net):
+    x, c = digits.x_test[:4], torch.arange(10)
+    task = ask(digits_net, x)
+    rival = torch.where(task.label == c[3], c[5], c[3])
+    direction = ascent(task, x, spread=10.0, rival=rival)[0]
+    leaf = x.clone().requires_grad_()
+    rows = torch.arange(4)
+    lead = digits_net(leaf)[rows, rival] - digits_net(leaf)[rows, task.label]
+    (grad,) = torch.autograd.grad(lead.sum(), leaf)
+    torch.testing.assert_close(direction, grad / norm(grad).view(-1, 1, 1, 1))
 
 
 @pytest.mark.parametrize("restarts, error", [(-1, ValueError), (1.0, TypeError), (True, TypeError)])

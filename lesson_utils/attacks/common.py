@@ -160,21 +160,25 @@ def boundary(
     return hyperplane(margin + lead, gradient(margin, leaf, keep_graph=keep))
 
 
-def ascent(task: Task, y: Tensor, *, spread: float | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def ascent(
+    task: Task, y: Tensor, *, spread: float | None = None, rival: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Unit vector in which the cross-entropy ℓ grows fastest at y; if y fools; if Ψ(y) is finite.
 
     Taken from log(e^ℓ − 1) = log Σ_{j≠label} e^{Ψ^j} − Ψ^label, whose gradient has the same
     direction: that of ℓ itself rounds to nothing where the network is sure of itself. The
     direction depends on the scale of the scores: at a small spread, largest minus least, all
     rivals count alike, at a large one the strongest alone. `spread`: scale the scores to it.
+    `rival`: this one counts alone, `(batch,)`.
     """
     leaf, logits = leaf_and_logits(task.model, y)
     fooled, finite = decides_otherwise(task, y, logits), logits.isfinite().all(1)
     if spread is not None:
         found = (logits.amax(1) - logits.amin(1)).detach()
         logits = logits / found.clamp(min=torch.finfo(found.dtype).tiny)[:, None] * spread
-    rivals = logits.scatter(1, task.label[:, None], -torch.inf).logsumexp(1)
-    grad = gradient(rivals - logit_of(logits, task.label), leaf)
+    others = logits.scatter(1, task.label[:, None], -torch.inf)
+    lead = others.logsumexp(1) if rival is None else logit_of(logits, rival)
+    grad = gradient(lead - logit_of(logits, task.label), leaf)
     return unit(grad)[2], fooled, finite
 
 

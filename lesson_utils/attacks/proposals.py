@@ -50,23 +50,24 @@ def _to_nearest_boundary(task: Task, y: Tensor) -> Tensor:
 
 
 def leaping_walk(
-    task: Task, best: Tensor, *, start: Tensor, spread: float, steps: int = 20
+    task: Task, best: Tensor, *, start: Tensor, spread: float, rival: Tensor | None = None
 ) -> Tensor:
     """Ascend the loss on a sphere whose radius shrinks when fooled and grows when not; NaN for no adversary.
 
     DDN, with first steps that leap out of the valley where `best` lies, and last ones a two-hundredth of
     them. It sets out from `start`; the first radius is that of `best`, or where there is none the
     unit of length. The spread of the scores at which the loss is taken goes from
-    `spread` to 30: in the end the strongest rival counts alone, see :func:`.common.ascent`.
+    `spread` to 30: in the end the strongest rival counts alone, see :func:`.common.ascent`; or
+    `rival`, `(batch,)`, from the beginning.
     """
-    x, nearest, first = task.x, _Nearest(task), norm(best - task.x)
+    steps, x, nearest, first = 20, task.x, _Nearest(task), norm(best - task.x)
     known = first.isfinite()
     delta = torch.where(per_sample(known, start), start, x) - x
     first = radius = torch.where(known, first, task.length)
     for step in range(steps):
         done = _done(step, steps)
         share, level = 0.1 - 0.09 * done, spread ** (1 - done) * 30**done
-        direction, fooled, finite = ascent(task, x + delta, spread=level)
+        direction, fooled, finite = ascent(task, x + delta, spread=level, rival=rival)
         nearest.offer(delta, fooled)
         # Where the scores are no numbers there is no direction: half the way back.
         longer = torch.where(finite, 1 + share, 0.5)
