@@ -405,7 +405,7 @@ CALLS = {
     "bound_terms": bound_terms,
     "homogeneous_decomposition": homogeneous_decomposition,
     "minimal_l2": minimal_l2,
-    "minimal_l2, restarted": lambda model, x: minimal_l2(model, x, restarts=1),
+    "minimal_l2, restarted": lambda model, x: minimal_l2(model, x, restarts=4),
     "binarize": lambda model, x: binarize(model, 0, 1)(x),
     "alignment": lambda model, x: alignment(x, x + 1),
     "gradient_penalty_loss": lambda model, x: gradient_penalty_loss(model, x, LABELS, 1.0),
