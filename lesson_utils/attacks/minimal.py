@@ -83,6 +83,8 @@ def minimal_l2(
     if task.x[0].numel() <= FEW_DIMENSIONS:
         best = _each(around, task, best)
     best = _each(_pull_in, task, best)
+    if restarts == 0:
+        return as_result(task, best)
     # Only now: what is nearer at first sight may end further away than what it takes the place of.
     weaker = ranking(scores(task, task.x), task.label)[:, 2:6].unbind(1)
     for k in range(restarts):
@@ -90,7 +92,7 @@ def minimal_l2(
         rival = weaker[k // 4 % len(weaker)] if weaker and k % 4 == 3 else None
         start = elsewhere(task, best, seed=k)
         best = _nearer(task, best, leaping_walk(task, best, start=start, spread=10.0, rival=rival))
-    return as_result(task, _each(_pull_in, task, best) if restarts else best)
+    return as_result(task, _each(_pull_in, task, best))
 
 
 def _nearer(task: Task, best: Tensor, found: Tensor) -> Tensor:
