@@ -1163,6 +1163,8 @@ def test_merged_seeds_describe_the_networks_that_are_there(least, tmp_path):
     assert found["settings"]["models"] == pairs
     assert [[m["strength"], m["seed"]] for m in found["models"]] == pairs
     assert len(found["provenance"]["merged"]) == 3  # a merged record names all it came from
+    again = merge([tmp_path / "abc", tmp_path / "b", tmp_path / "ab"], tmp_path / "again")
+    assert again["provenance"]["merged"] == found["provenance"]["merged"]  # each of them once
     run(LEAST.change(strengths=(0.9,)), tmp_path / "ab")
     found = merge([tmp_path / "ab"], tmp_path / "grown")
     sources = [source["models"] for source in found["provenance"]["merged"]]

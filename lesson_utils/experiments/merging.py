@@ -33,8 +33,8 @@ def merge(folders: Sequence[str | Path], target: str | Path) -> dict:
     dict
         The new record. Its settings and command are those of the first, and `strengths`,
         `seeds` and `repeated` describe the networks that are there, see
-        :func:`lesson_utils.records.load_record`. `provenance["merged"]` lists, for each record,
-        its command, machines and networks.
+        :func:`lesson_utils.records.load_record`. `provenance["merged"]` lists, for each record
+        once, its command, machines and networks.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def merge(folders: Sequence[str | Path], target: str | Path) -> dict:
             if not _are_same(known, network):
                 raise UserError(f"{folder} and {known.weights.parents[1]} have two networks {name}")
             networks[name] = max(known, network, key=_fullness)
-        sources += _sources(record)
+        sources += [source for source in _sources(record) if source not in sources]
     for source in sources:
         machines += [machine for machine in source["environments"] if machine not in machines]
     provenance = first["provenance"] | {"merged": sources, "environments": machines}
