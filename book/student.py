@@ -22,7 +22,7 @@ You need Python {python} and, on Linux, 7 GB of disk. In this folder:
     .venv/bin/jupyter lab
 
 On Windows the folder is .venv\\Scripts. Code is under the MIT licence, text and figures under
-CC BY 4.0 (see LICENSE).
+CC BY 4.0, some weights and photographs under licences of their own (see LICENSE).
 """
 
 
@@ -40,7 +40,8 @@ def write(folder):
         shutil.copy(ROOT / name, folder)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    wanted = project["dependencies"] + extras["lessons"] + extras["lab"]
+    wanted = [line for name in ("lessons", "pretrained", "lab") for line in extras[name]]
+    wanted = project["dependencies"] + wanted
     others = [line for line in wanted if not line.startswith(project["name"])]
     lines = "\n".join(["--constraint constraints.txt", *others])
     (folder / "requirements.txt").write_text(f"{lines}\n", encoding="utf-8")

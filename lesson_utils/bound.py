@@ -26,7 +26,7 @@ from .autograd import (
 from .extras import needed_by
 from .homogeneity import degree_of_homogeneity
 from .linearized import nearest_linear_boundary
-from .validation import Model, check_input, check_integer, class_index, restricted
+from .validation import Model, check_input, class_index, in_chunks, restricted
 
 
 class Binarized(nn.Module):
@@ -184,10 +184,7 @@ def measure(model: Model, x: Tensor, *, chunk_size: int | None = None) -> Measur
         See :func:`lesson_utils.autograd.checked_logits`; also for a `chunk_size` that is no integer ≥ 1.
     """
     check_input(model, x)
-    if chunk_size is None:
-        chunk_size = max(1, 2**22 // x[0].numel())
-    chunk_size = check_integer("chunk_size", chunk_size)
-    chunks = torch.arange(len(x), device=x.device).split(chunk_size)
+    chunks = in_chunks(x, chunk_size)
     parts = [_measure_chunk(restricted(model, rows), x[rows]) for rows in chunks]
     return Measurements(*map(torch.cat, zip(*parts, strict=True)))
 

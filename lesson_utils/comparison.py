@@ -13,7 +13,17 @@ from .attacks import AttackResult, minimal_l2
 from .bound import Measurements, measure
 from .extras import needed_by
 from .saliency import saliency_map
-from .validation import Bounds, Model
+from .validation import (
+    Bounds,
+    Model,
+    check_input,
+    check_integer,
+    check_label_range,
+    check_labels,
+    in_chunks,
+    leaf_and_logits,
+    restricted,
+)
 
 
 class Comparison(NamedTuple):
@@ -30,6 +40,8 @@ class Comparison(NamedTuple):
 
     def to_frame(self):
         """One row a model, as a pandas data frame: medians over the images, in the L2 units of x.
+
+        What is undefined at an image (NaN) is left out.
 
         `accuracy` (if there are labels); `norm` ‖x‖; `alignment` α; `linearized_robustness` ρ̃;
         `adversary`, the distance of the nearest one found, +inf where none was; `bound`, that of
@@ -51,7 +63,7 @@ class Comparison(NamedTuple):
             rows[name] = {}
             if self.labels is not None:
                 rows[name]["accuracy"] = (m.prediction == self.labels).double().mean().item()
-            rows[name] |= {key: float(np.median(value.cpu())) for key, value in columns.items()}
+            rows[name] |= {key: _median(value) for key, value in columns.items()}
         return pandas.DataFrame.from_dict(rows, orient="index")
 
     def figure(self, images: int = 4, *, size: float = 2.2):
@@ -63,6 +75,7 @@ class Comparison(NamedTuple):
         Parameters
         ----------
         images : int
+            At least 1; of fewer in x, all.
         size : float
             Width of one image in inches.
 
@@ -74,7 +87,7 @@ class Comparison(NamedTuple):
         from .plots import image_grid
 
         cells, titles = [], []
-        for row in range(min(images, len(self.x))):
+        for row in range(min(check_integer("images", images), len(self.x))):
             cells.append(self.x[row])
             titles.append("" if self.labels is None else f"class {self.labels[row]}")
             for name, m in self.measurements.items():
@@ -87,12 +100,18 @@ class Comparison(NamedTuple):
         return image_grid(torch.stack(cells), titles, **options)
 
 
+def _median(values: Tensor) -> float:
+    known = values[~values.isnan()].cpu()
+    return float(np.median(known)) if len(known) else float("nan")
+
+
 def compare(
     models: Mapping[str, Model],
     x: Tensor,
     labels: Tensor | None = None,
     *,
     bounds: Bounds | None = None,
+    chunk_size: int | None = None,
 ) -> Comparison:
     """Measure several models on the same images, and attack them.
 
@@ -109,6 +128,8 @@ def compare(
         The true classes, in the numbering of all the models.
     bounds : (float, float), optional
         Least and largest pixel of an adversary, see :func:`lesson_utils.attacks.minimal_l2`.
+    chunk_size : int, optional
+        Samples at once, see :func:`lesson_utils.bound.measure`; images by the thousand may come.
 
     Returns
     -------
@@ -118,7 +139,7 @@ def compare(
     Raises
     ------
     TypeError, ValueError
-        `models` is empty, `labels` do not fit x; or as :func:`lesson_utils.bound.measure` and
+        `models` is no mapping, or empty; `labels` do not fit x; or as :func:`lesson_utils.bound.measure` and
         :func:`lesson_utils.attacks.minimal_l2`: a note names the model.
 
     Examples
@@ -129,16 +150,26 @@ def compare(
         found.to_frame().round(3)
         plots.show(found.figure(), "Two images, and their saliency maps.")
     """
+    if not isinstance(models, Mapping):
+        raise TypeError(f"models must be a mapping, {{'name': model}}, got {type(models).__name__}")
     if not models:
         raise ValueError("models is empty: name at least one, {'name': model}")
-    if labels is not None and labels.shape != (len(x),):
-        raise ValueError(f"labels must have shape ({len(x)},), got {tuple(labels.shape)}")
     measurements, adversaries, maps = {}, {}, {}
     for name, model in models.items():
         try:
-            measurements[name] = measure(model, x)
-            adversaries[name] = minimal_l2(model, x, bounds=bounds)
-            maps[name] = saliency_map(model, x)
+            check_input(model, x)
+            if labels is not None:
+                check_labels(labels, x, name="labels")
+                first = restricted(model, torch.arange(1))
+                check_label_range(labels, leaf_and_logits(first, x[:1])[1], name="labels")
+            attacked, seen = [], []
+            for rows in in_chunks(x, chunk_size):
+                part = restricted(model, rows)
+                attacked.append(minimal_l2(part, x[rows], bounds=bounds))
+                seen.append(saliency_map(part, x[rows]))
+            measurements[name] = measure(model, x, chunk_size=chunk_size)
+            adversaries[name] = AttackResult(*map(torch.cat, zip(*attacked, strict=True)))
+            maps[name] = torch.cat(seen)
         except Exception as error:
             error.add_note(f"This is about the model {name!r}.")
             raise

@@ -95,6 +95,8 @@ def load_digits(
 def load_sample_photographs(size: int = 64) -> Tensor:
     """The two photographs that come with scikit-learn, a temple and a flower.
 
+    They are by danielbuechele and vultilion (flickr.com), under CC BY 2.0.
+
     Returns
     -------
     Tensor, `(2, 3, size, size)`, in [0, 1]: the middle square, reduced with antialiasing.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .extras import needed_by
+from .files import listed
 from .validation import check_integer
 
 
@@ -242,13 +243,18 @@ def efficientnet_lite0(
     with needed_by("efficientnet_lite0"):
         import timm
 
-    kept = list(range(classes) if isinstance(classes, int) else classes)
-    if pretrained and isinstance(classes, int) and classes != 1000:
-        raise ValueError(
-            f"pretrained weights are of 1000 classes: name those to keep, got {classes}"
-        )
-    if len(kept) < 1 or (not set(kept) <= set(range(1000)) and pretrained):
-        raise ValueError(f"classes must be numbers of ImageNet's classes, 0 … 999, got {classes}")
+    if isinstance(classes, Collection) and not isinstance(classes, str):
+        kept = list(classes)
+        if not kept or len(set(kept)) < len(kept) or not set(kept) <= set(range(1000)):
+            raise ValueError(
+                f"classes must be different numbers of ImageNet's classes, 0 … 999, got {classes}"
+            )
+    else:
+        kept = list(range(check_integer("classes", classes)))
+        if pretrained and len(kept) != 1000:
+            raise ValueError(
+                f"pretrained weights are of 1000 classes: name those to keep, got {classes}"
+            )
     net = timm.create_model("tf_efficientnet_lite0", num_classes=1000 if pretrained else len(kept))
     if pretrained:
         _load_lite0(net)
@@ -316,6 +322,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         names the file and what does not fit. (Of a pickle that would execute something:
         `pickle.UnpicklingError`.)
     """
+    remedy = "save the weights alone, torch.save(model.state_dict(), file)"
     if Path(path).suffix == ".safetensors":
         with needed_by("load_weights"):
             from safetensors.torch import load_file
@@ -326,14 +333,22 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
+            inside = f" with {listed(list(state)[:4])}" if isinstance(state, Mapping) else ""
+            raise RuntimeError(f"it holds a {type(state).__name__}{inside}: {remedy}")
         if bad := [name for name, value in state.items() if not value.isfinite().all()]:
             raise RuntimeError(f"not finite: {', '.join(bad[:3])}")
         if misfits := _misfits(model.state_dict(), state):
             raise RuntimeError("; ".join(misfits[:3]) + " …" * (len(misfits) > 3))
         model.load_state_dict(state)
+    except pickle.UnpicklingError as error:  # torch says how to execute it all the same
+        found = "it holds more than weights (read with weights_only), or is no file of torch.save"
+        raise pickle.UnpicklingError(f"{path} cannot be read: {found}; {remedy}") from error
+    except RuntimeError as error:
+        raise RuntimeError(f"{path} does not hold weights of this network: {error}") from error
     except Exception as error:  # each format has errors of its own
-        kind = pickle.UnpicklingError if isinstance(error, pickle.UnpicklingError) else RuntimeError
-        raise kind(f"{path} does not hold weights of this network: {error}") from error
+        kind = "safetensors" if Path(path).suffix == ".safetensors" else "torch.save"
+        raise RuntimeError(f"{path} is no whole file of {kind}: {error!r}") from error
     return model.eval()
 
 

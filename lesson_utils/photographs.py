@@ -23,7 +23,7 @@ from .validation import check_integer
 
 with needed_by("lesson_utils.photographs"):
     from filelock import FileLock
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
     from torchvision.datasets import Imagenette
     from torchvision.datasets.folder import IMG_EXTENSIONS
     from torchvision.datasets.utils import download_and_extract_archive
@@ -289,6 +289,10 @@ class Photographs(Dataset):
         return image if self.transform is None else self.transform(image), label
 
 
+LONGEST = 20
+"""A photograph of one's own is at most so many of its shorter sides long: the rest would be cut off."""
+
+
 def read_photograph(file: str | Path | bytes | memoryview, size: int = 224) -> Tensor:
     """One photograph of one's own, upright, as a batch of one for a model.
 
@@ -297,7 +301,7 @@ def read_photograph(file: str | Path | bytes | memoryview, size: int = 224) -> T
 
     Parameters
     ----------
-    file : str, Path, bytes or memoryview
+    file : str, Path, bytes, bytearray or memoryview
         A file, or the content of one: of an upload widget, `upload.value[0].content`.
     size : int
         Height and width in pixels.
@@ -309,19 +313,37 @@ def read_photograph(file: str | Path | bytes | memoryview, size: int = 224) -> T
     Raises
     ------
     FileNotFoundError
+    TypeError
+        `file` is neither of them.
     ValueError
-        It is no image that can be read; the message says why.
+        It is no image that can be read, or a longer one than 20 of its shorter sides; the message
+        says why.
     """
     size = check_integer("size", size)
-    is_content = isinstance(file, (bytes, memoryview))
+    is_content = isinstance(file, (bytes, bytearray, memoryview))
+    if not is_content and not isinstance(file, (str, Path)):
+        raise TypeError(
+            f"file must be a path, or the bytes of a file, got {type(file).__name__}: a picture "
+            "that is open is one of its own, save it first"
+        )
     source = io.BytesIO(file) if is_content else str(file)
+    name = f"a photograph of {len(source.getbuffer())} bytes" if is_content else file
     try:
         image = _read(source)
     except FileNotFoundError:
         raise
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{name} cannot be read: it is no image in a format that Pillow knows (JPEG, PNG, WebP, "
+            "…; HEIC is none): save it as JPEG"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name} has too many pixels: make it smaller, {size} suffice") from error
     except Exception as error:  # PIL raises many
-        name = f"a photograph of {len(source.getvalue())} bytes" if is_content else file
         raise UserError(f"{name} cannot be read: {error}") from error
+    height, width = image.shape[1:]
+    if max(height, width) > LONGEST * min(height, width):
+        raise UserError(f"{name} has {height}×{width} pixels, a strip: cut a square out of it")
     return v2.Compose([v2.Resize(size), v2.CenterCrop(size)])(image)[None] / 255
 
 

@@ -384,30 +384,32 @@ def class_index(target: int | Tensor | None, logits: Tensor, name: str = "target
     return index.long()
 
 
-def check_labels(y: Tensor, x: Tensor) -> None:
+def check_labels(y: Tensor, x: Tensor, name: str = "y") -> None:
     """Refuse labels that are not one integer for each of the samples x, of which there must be one."""
     if len(x) == 0:
         raise ValueError(f"x is empty (shape {tuple(x.shape)}): pass at least one sample")
     if not isinstance(y, Tensor):
-        raise TypeError(f"y must be a torch.Tensor, got {type(y).__name__}: use torch.as_tensor(y)")
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(y).__name__}: use torch.as_tensor({name})"
+        )
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise TypeError(
-            f"y must hold labels (integers), got {y.dtype}: use y.long(), and y.argmax(1) for rows "
-            "with one number a class"
+            f"{name} must hold labels (integers), got {y.dtype}: use {name}.long(), and "
+            f"{name}.argmax(1) for rows with one number a class"
         )
     if y.shape != (len(x),):
         raise ValueError(
-            f"y must be one label a sample of x, shape ({len(x)},), got {tuple(y.shape)}: "
-            "use y.argmax(1) for rows with one number a class, y.flatten() for a column"
+            f"{name} must be one label a sample of x, shape ({len(x)},), got {tuple(y.shape)}: "
+            f"use {name}.argmax(1) for rows with one number a class, {name}.flatten() for a column"
         )
 
 
-def check_label_range(y: Tensor, logits: Tensor) -> None:
+def check_label_range(y: Tensor, logits: Tensor, name: str = "y") -> None:
     """Refuse labels that are no classes of a model with these logits."""
     n = logits.shape[1]
     if (y < 0).any() or (y >= n).any():
         raise IndexError(
-            f"y must lie in 0 … {n - 1} for a model with {n} logits, got labels from "
+            f"{name} must lie in 0 … {n - 1} for a model with {n} logits, got labels from "
             f"{int(y.min())} to {int(y.max())}: number the classes from 0, or give the model more"
         )
 
@@ -463,6 +465,14 @@ def check_integer(name: str, value: int, *, least: int = 1) -> int:
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
+
+
+def in_chunks(x: Tensor, chunk_size: int | None) -> tuple[Tensor, ...]:
+    """Rows of x, `chunk_size` at a time; None: as many as keep one gradient under 2^22 numbers."""
+    if chunk_size is None:
+        chunk_size = max(1, 2**22 // x[0].numel())
+    chunk_size = check_integer("chunk_size", chunk_size)
+    return torch.arange(len(x), device=x.device).split(chunk_size)
 
 
 def check_number(name: str, value: float) -> None:

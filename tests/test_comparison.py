@@ -63,9 +63,35 @@ def test_what_is_wrong_is_named_with_its_model(models):
     x = torch.rand(4, 1, 8, 8)
     with pytest.raises(ValueError, match="models is empty"):
         compare({}, x)
-    with pytest.raises(ValueError, match=r"labels must have shape \(4,\)"):
-        compare(models, x, torch.arange(3))
+    with pytest.raises(TypeError, match="models must be a mapping"):
+        compare(list(models.values()), x)
+    for labels, error, message in (
+        (torch.arange(3), ValueError, r"labels must be one label a sample of x, shape \(4,\)"),
+        ([0, 1, 2, 3], TypeError, "labels must be a torch.Tensor"),
+        (torch.rand(4), TypeError, "labels must hold labels"),
+        (torch.tensor([0, 1, 2, 10]), IndexError, "labels must lie in 0 … 9"),
+    ):
+        with pytest.raises(error, match=message):
+            compare(models, x, labels)
+    with pytest.raises(ValueError, match="images must be at least 1"):
+        compare(models, x).figure(0)
     mixing = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 3)).train()
     with pytest.raises(ValueError) as error:
         compare(models | {"in train mode": mixing}, x)
     assert error.value.__notes__ == ["This is about the model 'in train mode'."]
+
+
+def test_images_come_in_chunks(models):
+    x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
+    whole, parts = compare(models, x, y), compare(models, x, y, chunk_size=2)
+    np.testing.assert_allclose(whole.to_frame(), parts.to_frame(), rtol=1e-4)
+    for name in models:
+        torch.testing.assert_close(whole.maps[name], parts.maps[name])
+        assert parts.adversaries[name].adversarial.shape == x.shape
+
+
+def test_what_is_undefined_at_an_image_is_left_out():
+    flat = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(3, 2, bias=False)).eval()
+    x = torch.tensor([[1.0, 2, 3], [-1, -1, -1], [2, 1, 4]])  # no gradient at the second
+    column = compare({"flat": flat}, x).to_frame()["degree_of_homogeneity"]
+    assert column["flat"] == pytest.approx(1.0)

@@ -669,10 +669,16 @@ def test_photographs_in_other_modes(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_photograph(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"text.png cannot be read: cannot identify"):
+    with pytest.raises(ValueError, match=r"text.png cannot be read: it is no image .* save it as JPEG"):
         read_photograph(tmp_path / "text.png")
-    with pytest.raises(ValueError, match="a photograph of 8 bytes cannot be read"):
-        read_photograph(b"no image")
+    with Image.open(tmp_path / "clear.png") as opened, pytest.raises(TypeError, match="PngImage"):
+        read_photograph(opened)
+    Image.new("RGB", (63, 3)).save(tmp_path / "strip.png")
+    with pytest.raises(ValueError, match="strip.png has 3×63 pixels, a strip"):
+        read_photograph(tmp_path / "strip.png")
+    for content in (b"no image", bytearray(b"no image")):
+        with pytest.raises(ValueError, match="a photograph of 8 bytes cannot be read"):
+            read_photograph(content)
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "real.tif")
     with pytest.raises(ValueError, match="no known range: save it with 8 or 16 bits"):
         read_photograph(tmp_path / "real.tif")

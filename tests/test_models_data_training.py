@@ -128,7 +128,7 @@ def test_efficientnet_has_the_logits_of_the_code_that_the_weights_were_made_for(
     with torch.no_grad():
         logits = net(x)
         ten = efficientnet_lite0(IMAGENETTE, activation=nn.ReLU6, pretrained=True).eval()(x)
-    torch.testing.assert_close(logits[:, classes], expected, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(logits[:, classes], expected, atol=1e-5, rtol=0)
     assert logits.argmax(1).tolist() == [698, 985]  # palace, daisy
     torch.testing.assert_close(ten, logits[:, list(IMAGENETTE)], atol=1e-5, rtol=1e-5)
 
@@ -154,15 +154,44 @@ def test_efficientnet_with_relu_scales_with_its_image_but_for_the_biases():
                 module.bias.zero_(), module.running_mean.zero_()
         net[1].classifier.bias.zero_()
         torch.testing.assert_close(net[1](3 * x), 3 * net[1](x))
-    for classes in (10, 0, (1000,), (-1, 3), ()):
+    for classes in (10, 0, (1000,), (-1, 3), (), (4, 4)):
         with pytest.raises(ValueError, match="classes"):
             efficientnet_lite0(classes, pretrained=True)
+    for classes in (1.5, None, True, "ten"):
+        with pytest.raises(TypeError, match="classes must be an integer"):
+            efficientnet_lite0(classes)
 
 
 def test_load_weights_executes_nothing(tmp_path):
     torch.save({"weight": print}, tmp_path / "weights.pt")
-    with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights.only"):
+    with pytest.raises(pickle.UnpicklingError, match=r"weights.only") as error:
         load_weights(mlp([4, 2]), tmp_path / "weights.pt")
+    assert "\n" not in str(error.value) and "=False" not in str(error.value)
+
+
+def test_files_that_hold_something_else_get_one_sentence(tmp_path):
+    net = mlp([4, 2])
+    torch.save({"state_dict": net.state_dict(), "epoch": 3}, tmp_path / "checkpoint.pt")
+    torch.save([torch.rand(3)], tmp_path / "list.pt")
+    torch.save(net, tmp_path / "model.pt")
+    save_file(net.state_dict(), tmp_path / "safe.pt")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    (tmp_path / "text.pt").write_text("no weights")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    for name, finding in (
+        ("checkpoint.pt", "holds a dict with state_dict, epoch: save the weights alone"),
+        ("list.pt", "holds a list: save the weights alone"),
+        ("model.pt", "holds more than weights"),
+        ("safe.pt", "is no file of torch.save"),
+        ("text.pt", "is no file of torch.save"),
+        ("empty.pt", "is no whole file of torch.save: EOFError"),
+        ("empty.safetensors", "is no whole file of safetensors"),
+        ("text.safetensors", "is no whole file of safetensors"),
+    ):
+        with pytest.raises(Exception, match=f"{name} .*{finding}") as error:
+            load_weights(net, tmp_path / name)
+        assert "\n" not in str(error.value)
 
 
 # --- data --------------------------------------------------------------------

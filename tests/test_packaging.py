@@ -98,7 +98,7 @@ def closure(extra):
 def test_a_notebook_host_keeps_its_own_server():
     """Colab's would stop working with another one; its recipe installs these extras."""
     assert {"torchvision", "foolbox", "tyro", "anywidget"} <= closure("lessons")
-    assert not {"jupyterlab", "notebook", "jupyter-server"} & closure("lessons")
+    assert not {"jupyterlab", "notebook", "jupyter-server"} & closure("pretrained")
     assert "jupyterlab" in closure("lab")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from contextlib import suppress
@@ -25,7 +24,7 @@ from . import folders
 from .folders import Work
 from .images import moved, open_data
 from .processes import check_device, is_first, rank_and_count, share_cores, wait_for_all
-from .provenance import checksums
+from .provenance import checksum_of_network, checksums
 from .settings import Settings
 from .train import History, train
 
@@ -115,13 +114,16 @@ def run(
 
 
 def _checksum_of_start(settings: Settings, kept: dict[str, dict], todo: list) -> dict[str, str]:
-    """Checksum of a file of weights to start from; these are refused if they do not fit."""
+    """Checksum of the weights to start from, if they are of a file; refused if they do not fit.
+
+    Not of the file: two machines that train the same network note different times in theirs.
+    """
     file = settings.weights_file()
     if file and not todo and not file.is_file():  # no longer needed
         return {key: note[key] for note in kept.values() for key in note if key == "weights_sha256"}
     with for_the_user(Exception):  # each format has errors of its own, and so has a download
-        _at_the_start(settings)
-    return {"weights_sha256": hashlib.sha256(file.read_bytes()).hexdigest()} if file else {}
+        start = _at_the_start(settings)
+    return {"weights_sha256": checksum_of_network(start)} if file else {}
 
 
 def _at_the_start(settings: Settings, seed: int = 0) -> nn.Module:

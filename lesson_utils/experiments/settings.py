@@ -265,6 +265,11 @@ class Settings:
             raise UserError(f"network must be smallnet for {data.data}, whose images are grey")
         if small and photographs and data.size < 8:
             raise UserError(f"size must be at least 8 for smallnet, got {data.size}")
+        if self.training.freeze_statistics and not (small or network.weights):
+            raise UserError(
+                "freeze_statistics keeps those that the network begins with: name the weights of "
+                "one that was trained before (weights; the presets NAME-base train one)"
+            )
         if network.weights == "pretrained":
             known = large and network.network in RESNETS and network.width == 64
             known = known and data.classes in (0, 1000)
