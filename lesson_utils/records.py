@@ -279,6 +279,14 @@ def verdict(found: Sequence[Mapping], above: float) -> str:
     return "undecided"
 
 
+def middle_places(n: int) -> list[int]:
+    """Of n networks the place in the middle, or the two where n is even: there halves meet.
+
+    Of `m`, in the order of λ, the halves are `m[: k + 1]` and `m[k:]` for each place k.
+    """
+    return sorted({(n - 1) // 2, n // 2})
+
+
 def growth_window(folder: str | Path) -> tuple[list[float], list[float]]:
     """The networks along which robustness grows: from the smallest λ to the most robust one.
 

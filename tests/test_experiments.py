@@ -26,6 +26,7 @@ from lesson_utils.experiments.command_line import main
 from lesson_utils.experiments.processes import share_cores
 from lesson_utils.experiments.provenance import checksum_of_network
 from lesson_utils.experiments.settings import RANGES
+from lesson_utils.models import network_of
 from lesson_utils.records import (
     bundled_images,
     growth_exponent,
@@ -571,7 +572,12 @@ def test_every_number_of_the_settings_has_a_range():
 
 def test_presets_pass_their_own_check(tmp_path):
     for name, preset in PRESETS.items():
-        preset.change(data=str(tmp_path) if name == "imagenet" else preset.data.data).check()
+        complete = preset.change(data=str(tmp_path) if name == "imagenet" else preset.data.data)
+        if preset.training.freeze_statistics and not preset.network.weights:
+            with pytest.raises(ValueError, match=r"freeze_statistics keeps .* name the weights"):
+                complete.check()
+            complete = complete.change(weights="base.safetensors")
+        complete.check()
 
 
 def test_pretrained_weights_exist_for_some_networks_only(photographs):
@@ -629,6 +635,15 @@ def photographs(tmp_path, monkeypatch):
     return root
 
 
+def start_of(photographs, settings, classes=20):
+    """A file of weights to start from, beside the photographs; the network is not trained."""
+    path = photographs.parent / "start.safetensors"
+    torch.manual_seed(0)
+    start = network_of(settings.to_table() | {"classes": classes})
+    records.store(path, start.state_dict(), {})
+    return str(path)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist, photographs):
     preset = PRESETS[name]
@@ -642,8 +657,13 @@ def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist, 
         options += ["--strengths", *few, "--seeds", "0", "--repeated", *few]
         options += ["--width", "8", "--batch-size", "10", "--size", "32"]
     if name == "imagenet":  # its pretrained weights are not here, and 224 pixels take long
-        options += ["--data", str(photographs), "--weights", "", "--network", "resnet18"]
+        options += ["--data", str(photographs), "--network", "resnet18"]
         options += ["--size", "136", "--workers", "1"]
+        preset = preset.change(network="resnet18")
+    classes = 20 if "tiny" in name or name == "imagenet" else 10
+    if preset.training.freeze_statistics:
+        small = preset.change(width=8, size=136 if name == "imagenet" else 32)
+        options += ["--weights", start_of(photographs, small, classes)]
     main([name, "--out", str(tmp_path / "out"), *options])
     found = load_record(tmp_path / "out")
     trained = [(float(few[0]), 0), (float(few[-1]), 0), (float(few[0]), 4)]
@@ -654,7 +674,6 @@ def test_every_preset_runs_from_the_command_line(name, tmp_path, made_up_mnist, 
     assert command.startswith(f"python -m lesson_utils.experiments {name} --out FOLDER")
     assert "--epochs 1" in command
     main(["export", str(tmp_path / "out"), str(tmp_path / "copy"), "--strengths", few[-1]])
-    classes = 20 if "tiny" in name or name == "imagenet" else 10
     assert found["settings"]["classes"] == classes
     if preset.data.data == "imagenette":
         unseen, label = (
@@ -675,9 +694,9 @@ def test_unseen_photographs_are_known_among_a_part_of_the_classes_too(photograph
 
 def tiny_photographs(photographs, **change):
     few = {"images": 8, "attack_images": 1, "cw_rounds": 1, "cw_steps": 2, "epochs": 1, "size": 32}
-    few["freeze_statistics"] = "weights" in change
     preset = PRESETS["tiny-imagenet-cpu"].change(width=8, batch_size=6, strengths=(0.1,))
-    return preset.change(**few | change)
+    settings = preset.change(**few | change)
+    return settings.change(weights=change.get("weights") or start_of(photographs, settings))
 
 
 def test_copies_start_from_the_named_weights(photographs, tmp_path):
@@ -759,7 +778,9 @@ def test_two_processes_make_the_record_of_one(photographs, tmp_path):
     """Without random cuts. float32, trained twice by double backpropagation: 3 % apart at most."""
     command = ["tiny-imagenet-cpu", "--width", "8", "--batch-size", "6", "--strengths", "0", "0.1"]
     command += ["--epochs", "2", "--images", "8", "--attack-images", "1", "--cw-rounds", "1"]
-    command += ["--cw-steps", "2", "--size", "32", "--quiet", "--out"]
+    small = PRESETS["tiny-imagenet-cpu"].change(width=8, size=32)
+    command += ["--cw-steps", "2", "--size", "32", "--quiet"]
+    command += ["--weights", start_of(photographs, small), "--out"]
     main([*command, str(tmp_path / "one")])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     launch += ["-m", "lesson_utils.experiments", *command, str(tmp_path / "two")]

@@ -674,7 +674,7 @@ def test_photographs_in_other_modes(tmp_path):
     with Image.open(tmp_path / "clear.png") as opened, pytest.raises(TypeError, match="PngImage"):
         read_photograph(opened)
     Image.new("RGB", (63, 3)).save(tmp_path / "strip.png")
-    with pytest.raises(ValueError, match="strip.png has 3×63 pixels, a strip"):
+    with pytest.raises(ValueError, match=r"strip.png has 3×63 pixels, a strip"):
         read_photograph(tmp_path / "strip.png")
     for content in (b"no image", bytearray(b"no image")):
         with pytest.raises(ValueError, match="a photograph of 8 bytes cannot be read"):
