@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from .extras import needed_by
-from .files import listed
 from .validation import check_integer
 
 
@@ -334,7 +333,11 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
-            inside = f" with {listed(list(state)[:4])}" if isinstance(state, Mapping) else ""
+            inside = (
+                f" with {', '.join(map(str, list(state)[:4]))}"
+                if isinstance(state, Mapping)
+                else ""
+            )
             raise RuntimeError(f"it holds a {type(state).__name__}{inside}: {remedy}")
         if bad := [name for name, value in state.items() if not value.isfinite().all()]:
             raise RuntimeError(f"not finite: {', '.join(bad[:3])}")

@@ -669,7 +669,9 @@ def test_photographs_in_other_modes(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_photograph(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"text.png cannot be read: it is no image .* save it as JPEG"):
+    with pytest.raises(
+        ValueError, match=r"text.png cannot be read: it is no image .* save it as JPEG"
+    ):
         read_photograph(tmp_path / "text.png")
     with Image.open(tmp_path / "clear.png") as opened, pytest.raises(TypeError, match="PngImage"):
         read_photograph(opened)

