@@ -339,7 +339,7 @@ def test_the_exchange_of_relu6():
     assert np.mean(same) > 0.99  # half precision
     for name in ("alignment", "linearized_robustness"):
         median = np.median(values[name][: measured["measured"]])
-        assert after[name] == pytest.approx(median, rel=0.02)
+        assert after[name] == pytest.approx(median, rel=0.05)  # half precision moves single ones
 
 
 def test_measured_folders():
