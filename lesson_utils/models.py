@@ -50,6 +50,14 @@ class Normalize(nn.Module):
         shape = (-1, *[1] * (x.ndim - 2)) if self.mean.ndim else ()
         return (x - self.mean.view(shape)) / self.std.view(shape)
 
+    def extra_repr(self) -> str:
+        """What `print` shows of the layer: mean and std, to six digits."""
+        shown = []
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            numbers = ", ".join(f"{v:.6g}" for v in value.view(-1).tolist())
+            shown.append(f"{name}=[{numbers}]" if value.ndim else f"{name}={numbers}")
+        return ", ".join(shown)
+
     def effective_bias(self) -> Tensor:
         """What the layer adds whatever its input, −mean / std."""
         return -self.mean / self.std

@@ -312,7 +312,15 @@ def image_grid(
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, name in zip(axes[:, 0], rows, strict=False):
-        axis.text(-0.1, 0.5, name, transform=axis.transAxes, ha="right", va="center")
+        axis.annotate(
+            name,
+            (0, 0.5),
+            (-8, 0),
+            xycoords="axes fraction",
+            textcoords="offset points",  # an offset in axes would move while these are laid out
+            ha="right",
+            va="center",
+        )
     for axis, image, title, flag in zip(axes.flat, images, titles, flags, strict=False):
         if flag:  # purple positive, orange negative, white zero
             values = image.sum(0).numpy()

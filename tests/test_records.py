@@ -316,3 +316,35 @@ def test_alignment_from_the_mean_beside_that_from_black():
             assert found[origin] == pytest.approx(np.median(values[f"{name}/{origin}"]))
         there = load_samples(folder.parent / record, float(strength), int(seed))["alignment"]
         assert found["black"] == pytest.approx(np.median(there), rel=0.03)
+
+
+def test_the_exchange_of_relu6():
+    """The predictions give the accuracies, on the photographs of the record that it goes with."""
+    recorded = ROOT / "lessons" / "recorded"
+    measured = json.loads((recorded / "relu6" / "measured.json").read_text(encoding="utf-8"))
+    assert "dirty" not in measured["made"]["code"]
+    settings = load_record(recorded / "imagenette-base")["settings"]
+    assert measured["data_sha256"] == settings["data_sha256"]
+    values = load_samples(recorded / "imagenette-base", 0.0)
+    labels = [int(k) for k in measured["labels"]]
+    assert labels == values["label"].tolist() and len(labels) == measured["images"]
+    for found in measured["networks"].values():
+        hits = [int(k) == y for k, y in zip(found["predictions"], labels, strict=True)]
+        assert found["accuracy"] == pytest.approx(np.mean(hits))
+        right = found["accuracy_unseen"] * measured["unseen"]
+        assert right == pytest.approx(round(right))
+    after = measured["networks"]["ReLU, two plain epochs"]
+    full = "".join(map(str, values["prediction"].tolist()))
+    same = [one == other for one, other in zip(after["predictions"], full, strict=True)]
+    assert np.mean(same) > 0.99  # half precision
+    for name in ("alignment", "linearized_robustness"):
+        median = np.median(values[name][: measured["measured"]])
+        assert after[name] == pytest.approx(median, rel=0.05)  # half precision moves single ones
+
+
+def test_measured_folders():
+    """Those that hold what a script measured once, beside the records of runs."""
+    folders = (ROOT / "lessons" / "recorded").glob("*/measured.json")
+    assert sorted(path.parent.name for path in folders) == [
+        "from-the-mean", "relu6", "thousand-classes",
+    ]  # fmt: skip
