@@ -261,6 +261,63 @@ def test_from_the_zero_image(attack, dtype):
     assert 1 - ROUNDING <= found <= 1.06
 
 
+# --- a twin of the predicted class is no rival -----------------------------------
+
+
+@OURS
+@BOTH
+@pytest.mark.parametrize("d", [3, 20, 300, 784])
+def test_the_rounding_between_equal_rows_is_no_adversary(attack, dtype, d):
+    for n in (3, 7, 17):  # kernels round the last columns of a product otherwise than the first
+        torch.manual_seed(0)
+        weight, bias = torch.randn(n, d, dtype=dtype), torch.randn(n, dtype=dtype)
+        weight[-1], bias[-1] = weight[0], bias[0]
+        x = torch.randn(8, d, dtype=dtype) + 0.2 * weight[0]
+        exact = AffineClassifier(weight[:-1].double(), bias[:-1].double()).robustness(x.double())
+        result = attack(AffineClassifier(weight, bias), x)
+        assert result.success.all()
+        assert (result.distance >= (1 - 1e-4) * exact - ROUNDING * norm(x)).all()
+        if attack is minimal_l2:
+            assert (result.distance <= (1 + 1e-4) * exact + ROUNDING * norm(x)).all()
+
+
+@OURS
+@BOTH
+def test_a_twin_that_is_computed_in_another_order(attack, dtype):
+    torch.manual_seed(0)
+    net, order = mlp([64, 30, 3]).to(dtype).eval(), torch.randperm(30)
+    x = torch.rand(16, 64, dtype=dtype)
+
+    def with_a_twin(y):
+        hidden, last = net[:3](y), net[3]
+        twin = hidden[:, order] @ last.weight[:, order].T + last.bias
+        return torch.cat([net(y), twin[:, [favourite]]], 1)
+
+    favourite = net(x).argmax(1).mode().values.item()
+    without, found = attack(net, x), attack(Around(with_a_twin).eval(), x)
+    mine = net(x).argmax(1) == favourite
+    assert mine.sum() >= 8
+    torch.testing.assert_close(found.distance[mine], without.distance[mine], rtol=1e-3, atol=0)
+
+
+@OURS
+def test_classes_that_tie_where_both_are_dead_are_rivals_elsewhere(attack):
+    def scores(x):  # both zero in a quadrant; beyond it class 1 leads where x_1 > x_0, 0
+        return x.relu()
+
+    x = torch.tensor([[-0.5, -0.3], [-0.1, -2.0]])
+    result = attack(Around(scores).eval(), x)
+    if attack is minimal_l2:
+        torch.testing.assert_close(result.distance, -x[:, 1], rtol=1e-2, atol=0)
+    assert (result.distance >= 0.99 * -x[:, 1]).all()
+
+
+def test_a_rival_that_only_ties_wins_if_it_comes_first():
+    x = torch.rand(5, 3) + 0.1
+    tie = Around(lambda x: torch.stack([0 * x[:, 0], x[:, 0].relu()], 1)).eval()
+    torch.testing.assert_close(minimal_l2(tie, x).distance, x[:, 0], rtol=1e-4, atol=0)
+
+
 # --- a success does not depend on the company ------------------------------------
 
 

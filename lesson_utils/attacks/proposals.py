@@ -17,6 +17,7 @@ from .common import (
     decides_otherwise,
     is_adversarial,
     unit,
+    without_twins,
 )
 
 
@@ -37,6 +38,7 @@ def deepfool(task: Task, steps: int = 50) -> Tensor:
 def _to_nearest_boundary(task: Task, y: Tensor) -> Tensor:
     """Step from y to the nearest of ten linearized boundaries, and a little beyond it."""
     leaf, logits = leaf_and_logits(task.model, y)
+    logits = without_twins(task, y, logits)
     rivals = ranking(logits, task.label)[:, 1:11]
     nearest, direction = torch.full_like(task.length, torch.inf), torch.zeros_like(y)
     for k, rival in enumerate(rivals.unbind(1), start=1):
@@ -107,8 +109,9 @@ def penalty_method(task: Task, steps: int = 60) -> Tensor:
         fooled = decides_otherwise(task, y, logits)
         nearest.offer(y - x, fooled)
         v.copy_((y - x) / length)
+        _, normal = boundary(without_twins(task, y, logits), leaf, task.label)
         drive = c * torch.where(fooled, 0.3, 1.0)
-        v.grad = 2 * v + per_sample(drive, v) * boundary(logits, leaf, task.label)[1]
+        v.grad = 2 * v + per_sample(drive, v) * normal
         c *= torch.where(fooled, 0.9, 1.1)
         # all entries together: one length at the beginning, a hundredth at the end
         stride = 1 - 0.99 * _done(step, steps)
