@@ -20,7 +20,10 @@ from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.overrides import TorchFunctionMode
 
 Model = Callable[[Tensor], Tensor]
@@ -196,7 +199,7 @@ class _Watch(TorchFunctionMode):
         self.thread, self.eps = threading.get_ident(), torch.finfo(x.dtype).eps
         on_gpu = [torch.cuda.default_generators[x.device.index]] if x.is_cuda else []
         self.random = [(g, g.get_state()) for g in (torch.default_generator, *on_gpu)]
-        self.modules, self.buffers = set(), []
+        self.modules, self.outermost, self.buffers, self.changed = set(), None, [], []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -210,29 +213,51 @@ class _Watch(TorchFunctionMode):
         return result
 
     def before_module(self, module: nn.Module, inputs) -> None:
-        if threading.get_ident() == self.thread and module not in self.modules:
+        if threading.get_ident() != self.thread:
+            return
+        if module not in self.modules:
             _check_module(module)
             self.modules.update(module.modules())
+        if self.outermost is None:
+            self.outermost = module
             for path, part in module.named_modules():
                 if part.training or not isinstance(part, _NORM):
                     for name, buffer in part.named_buffers(recurse=False):
-                        self.buffers.append((path, part, name, buffer, buffer.clone()))
+                        old = buffer.clone() if _has_entries(buffer) else None
+                        self.buffers.append((f"{path}.{name}".lstrip("."), part, name, buffer, old))
 
     @torch.no_grad()
+    def after_module(self, module: nn.Module, inputs, output) -> None:
+        """Undo what the outermost module did to its buffers: those that it had when it was called.
+
+        Once it has returned they may be others: `torch.func.functional_call` lends it some.
+        """
+        if threading.get_ident() != self.thread or module is not self.outermost:
+            return
+        for path, part, name, buffer, old in self.buffers:
+            if getattr(part, name, None) is not buffer:
+                put_back = setattr if hasattr(part, name) else nn.Module.register_buffer
+                put_back(part, name, buffer)
+                self.changed.append(path)
+            if old is not None and not ((buffer == old) | (old != old)).all():  # NaN is as it was
+                buffer.copy_(old)
+                self.changed.append(path)
+        self.outermost, self.buffers = None, []
+
     def undone(self) -> str:
         """What the model did to its buffers and to the random state, after it is undone."""
-        deeds = []
-        for path, module, name, buffer, old in self.buffers:
-            replaced = getattr(module, name) is not buffer
-            if replaced or not ((buffer == old) | (old != old)).all():  # NaN is as it was
-                setattr(module, name, buffer)
-                buffer.copy_(old)
-                deeds.append(f"changes its buffer '{path}.{name}'")
+        deeds = [f"changes its buffer '{path}'" for path in self.changed]
         for generator, state in self.random:
             if not torch.equal(generator.get_state(), state):
                 generator.set_state(state)
                 deeds.append("draws random numbers")
         return deeds[0] if deeds else ""
+
+
+def _has_entries(buffer: Tensor) -> bool:
+    """Whether the numbers of a buffer can be compared; not those that `torch.vmap` keeps for itself."""
+    dense = buffer.layout == torch.strided and not buffer.is_meta
+    return dense and not torch._C._functorch.is_functorch_wrapped_tensor(buffer)
 
 
 def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
@@ -258,11 +283,16 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
     pairs, found = [rows] if len(x) == 1 else [rows[0::2], rows[1::2]], []
     pairs = [pair.expand(min(2, len(x))) for pair in pairs]  # one sample is its own company
     size, mixed, watch = 0.0, False, _Watch(x)
-    hook = register_module_forward_pre_hook(watch.before_module)
     try:
-        with watch:
+        with (
+            watch,
+            register_module_forward_pre_hook(watch.before_module),
+            register_module_forward_hook(watch.after_module, always_call=True),
+        ):
             for pair in pairs:
                 leaf, logits = leaf_and_logits(restricted(model, pair), x[pair])
+                if watch.changed:  # and changed back, which is no graph to go backward through
+                    break
                 if logits.ndim != 2 or len(logits) != len(pair) or not logits.requires_grad:
                     return rows[:0], logits, 0.0
                 grad = torch.autograd.grad(logits[0].max(), leaf, allow_unused=True)[0]
@@ -275,7 +305,6 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
         check_agreement(model, x)  # the likely reason
         raise
     finally:
-        hook.remove()
         deed = watch.undone()
     if deed:
         raise ValueError(

@@ -26,7 +26,7 @@ from lesson_utils import (
     minimal_l2,
     saliency_map,
 )
-from lesson_utils.models import SmallNet, mlp
+from lesson_utils.models import Normalize, SmallNet, mlp
 from lesson_utils.training import accuracy, fit, gradient_penalty_loss
 
 torch.manual_seed(0)
@@ -174,6 +174,79 @@ def test_a_buffer_that_is_replaced_is_put_back():
     assert model.mean is mean
     assert (mean == 0).all()
     saliency_map(model.eval(), X)
+
+
+def normalized():
+    return nn.Sequential(Normalize(0.5, 0.25), mlp([64, 20, 5])).eval()
+
+
+def test_functional_call_gets_its_tensors_and_the_module_keeps_its_own():
+    net = normalized()
+    mean = net[0].mean
+    lent = {name: value.detach().clone() for name, value in net.state_dict().items()}
+    found = linearized_robustness(lambda x: torch.func.functional_call(net, lent, (x,)), X)
+    torch.testing.assert_close(found.value, linearized_robustness(net, X).value)
+    assert net[0].mean is mean
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_ensemble_by_vmap(device):
+    nets = [normalized() for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(nets)
+    base = normalized().to(device)
+    mean = base[0].mean
+
+    def one(parameters, buffers, x):
+        return torch.func.functional_call(base, (parameters, buffers), (x,))
+
+    def ensemble(x):
+        return torch.func.vmap(one, (0, 0, None))(parameters, buffers, x).mean(0)
+
+    found = linearized_robustness(ensemble, X)
+    expected = linearized_robustness(lambda x: sum(net(x) for net in nets) / 3, X)
+    torch.testing.assert_close(found.value, expected.value, rtol=1e-4, atol=1e-5)
+    assert base[0].mean is mean
+
+
+class WithBuffer(nn.Module):
+    """A network with a buffer, to which it does something before each pass."""
+
+    def __init__(self, buffer, deed=lambda self: None):
+        super().__init__()
+        self.net, self.deed = mlp([64, 20, 5]), deed
+        self.register_buffer("a", buffer)
+
+    def forward(self, x):
+        self.deed(self)
+        return self.net(x)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
+def test_buffers_of_any_kind():
+    for buffer in (torch.eye(4).to_sparse(), torch.eye(4).to_sparse_csr(), torch.ones(1).expand(9)):
+        model = WithBuffer(buffer).eval()
+        found = linearized_robustness(model, X).value
+        torch.testing.assert_close(found, linearized_robustness(model.net, X).value)
+    with pytest.raises(ValueError, match="disagree in device"):
+        saliency_map(normalized().to("meta"), X)
+
+
+DEEDS = {
+    "deleted": lambda self: self.__delattr__("a") if "a" in self._buffers else None,
+    "replaced": lambda self: self.__setattr__("a", self.a + 1),
+    "no buffer": lambda self: self.__setattr__("a", None),
+}
+
+
+@pytest.mark.parametrize("name", DEEDS)
+def test_what_a_model_does_to_its_buffer_is_undone(name):
+    model = WithBuffer(torch.ones(1).expand(9), DEEDS[name])
+    buffer = model.a
+    for wrapped in (model, lambda x: model(x)):
+        with pytest.raises(ValueError, match=r"changes its buffer 'a'.*model\.eval\(\)"):
+            saliency_map(wrapped, X)
+        assert model.a is buffer
+        assert (buffer == 1).all()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
