@@ -44,7 +44,7 @@ def checked_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     x : Tensor, `(batch, *input_shape)`
         The leaf to differentiate by.
     logits : Tensor, `(batch, n_classes)`
-        Ψ(x), attached to `x` and of its dtype.
+        Ψ(x), attached to `x`, of its dtype or, where the model computes so, in double precision.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     leaf, logits = checked_logits(model, x)
     n = logits.shape[1]
     rows = [gradient(logits[:, i], leaf, keep_graph=i < n - 1) for i in range(n)]
-    return logits.detach(), torch.stack(rows, dim=1)
+    return logits.detach().to(x.dtype), torch.stack(rows, dim=1)
 
 
 def logit_of(logits: Tensor, index: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ def margin_gradient(
 ) -> tuple[Tensor, Tensor]:
     """:func:`margin` and its gradient, for one pair of classes `(batch,)` a sample."""
     value = margin(logits, reference, rival)
-    return value.detach(), gradient(value, x, keep_graph=keep_graph)
+    return value.detach().to(x.dtype), gradient(value, x, keep_graph=keep_graph)
 
 
 def ranking(logits: Tensor, reference: Tensor) -> Tensor:

@@ -211,7 +211,7 @@ def _measure_chunk(model: Model, x: Tensor) -> Measurements:
         unsigned_direction_gap=torch.minimum(apart, opposed),
         bias_gap=(psi_dagger - inner(x, g_dagger)).abs() / norm(g_dagger),
         homogeneous=homogeneous,
-        bias=top.detach() - homogeneous,
+        bias=(top.detach() - homogeneous).to(x.dtype),
     )
 
 

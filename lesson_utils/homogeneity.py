@@ -175,7 +175,7 @@ def homogeneous_decomposition(
         rows = torch.arange(len(x), device=x.device).split(1)
         parts = [_parts(restricted(model, row), x[row], index[row], probes) for row in rows]
     score, homogeneous, contributions, size = (torch.cat(part) for part in zip(*parts, strict=True))
-    bias = score - homogeneous
+    bias = (score - homogeneous).to(x.dtype)
     per_layer = dict(zip(probes.names, contributions.unbind(1), strict=True))
     residual = bias - contributions.sum(1)
     eps = max(torch.finfo(t.dtype).eps for t in (x, *probes.biases))

@@ -125,8 +125,9 @@ def restricted(model: Model, rows: Tensor) -> Model:
 
 
 def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A fresh leaf copy of `x`, and its logits in the dtype of `x` with the graph kept.
+    """A fresh leaf copy of `x`, and its logits with the graph kept, in the dtype of `x` or a finer one.
 
+    Margins of logits in double precision are taken there, and rounded to the dtype of `x` after that.
     No question is asked but that the logits are a tensor: for loops over inputs that were checked
     once. A compiled model runs uncompiled: its compiled graph allows one backward pass only.
     """
@@ -137,7 +138,9 @@ def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         # a clone, which the model may change in place
         logits = as_tensor_of_logits(getattr(model, "_orig_mod", model)(leaf.clone()))
-    return leaf, logits.to(x.dtype) if logits.dtype in _PRECISIONS else logits
+    if logits.dtype in _PRECISIONS:
+        logits = logits.to(torch.promote_types(x.dtype, logits.dtype))
+    return leaf, logits
 
 
 def as_tensor_of_logits(logits: object) -> Tensor:

@@ -362,10 +362,8 @@ def with_its_own_gradient(x):
 
 
 class Double(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = mlp([64, 20, 5]).double().eval()
-        self.net.load_state_dict(NET.state_dict())
+    net = mlp([64, 20, 5]).double().eval()
+    net.load_state_dict(NET.state_dict())
 
     def forward(self, x):
         return self.net(x.double())
@@ -395,6 +393,28 @@ def test_the_right_number(name):
             torch.testing.assert_close(value, want, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(saliency_map(model, x), saliency_map(NET, X))
     assert torch.equal(x, X)
+
+
+def test_margins_of_64_bits_are_not_rounded_before_they_are_taken():
+    model = Around(lambda x: Double.net(x.double()) + 1e6)
+    expected = linearized_robustness(NET, X).value
+    for value in (linearized_robustness(model, X).value, measure(model, X).linearized_robustness):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+    result, usual = minimal_l2(model, X), minimal_l2(NET, X)
+    torch.testing.assert_close(result.distance, usual.distance, rtol=1e-2, atol=1e-5)
+    assert jacobian(model, X)[0].dtype == torch.float32
+    assert homogeneous_decomposition(NET, X).bias.dtype == torch.float32
+
+
+def test_a_decision_in_64_bits_is_the_decision():
+    offsets = torch.tensor([0.0, 3e-9, -1.0]).double()
+    model, x = Around(lambda x: x.double() + offsets).eval(), torch.tensor([[0.5, 0.5, 0.1]])
+    assert linearized_robustness(model, x).prediction.tolist() == [1]
+    result = minimal_l2(model, x)
+    assert result.success.all()
+    assert model(result.adversarial).argmax(1).tolist() == [0]
+    assert 0 < result.distance < 1e-6
 
 
 def test_32_bits_for_64():

@@ -78,8 +78,7 @@ def ask(model: Model, x: Tensor, bounds: Bounds | None = None) -> Task:
     label, x = logits.argmax(1), x.detach().clone()
     own = logit_of(logits, label)
     grad = gradient(own, leaf, keep_graph=True)
-    summands = logits.detach().abs().amax(1) + (grad * x).abs().flatten(1).sum(1)
-    terms = torch.stack([summands, norm(grad)], 1)
+    terms = torch.stack([_summands(logits, x, grad), norm(grad)], 1)
     known = terms.isfinite().all(1) & (terms[:, 1] > 0)
     few = _FEW_ROUNDINGS * torch.finfo(x.dtype).eps
     twins, twin = torch.zeros_like(logits, dtype=torch.bool), torch.ones_like(known)
@@ -114,7 +113,7 @@ def without_twins(task: Task, y: Tensor, logits: Tensor) -> Tensor:
         return logits
     scores = logits.detach()
     summands = task.terms[:, 0] + task.terms[:, 1] * norm(y.detach() - task.x)
-    few = _FEW_ROUNDINGS * torch.finfo(y.dtype).eps * (summands + scores.abs().amax(1))
+    few = _FEW_ROUNDINGS * torch.finfo(y.dtype).eps * (summands + _summands(scores, y))
     tie = (scores - logit_of(scores, task.label)[:, None]).abs() <= few[:, None]
     return logits.masked_fill(task.twins & tie, -torch.inf)
 
@@ -290,6 +289,16 @@ def _alone(task: Task, y: Tensor, rows: Tensor) -> Tensor:
     return torch.cat([is_adversarial(task.of(row), one) for one, row in one_by_one] or [rows > 0])
 
 
+def _summands(logits: Tensor, y: Tensor, *grads: Tensor) -> Tensor:
+    """Size of the summands of the scores at y, Σ |y_m ∂_m Ψ| and |Ψ| itself.
+
+    Of scores in double precision, in their roundings and not in those of y, little is left.
+    """
+    finer = torch.finfo(logits.dtype).eps / torch.finfo(y.dtype).eps
+    own = (min(finer, 1.0) * logits.detach().abs().amax(1)).to(y.dtype)
+    return own + sum((w * y).abs().flatten(1).sum(1) for w in grads)
+
+
 def _roundings(task: Task, y: Tensor) -> tuple[Tensor, Tensor]:
     """About how far rounding moves the scores at y, and y itself with as much of it as decides.
 
@@ -299,8 +308,7 @@ def _roundings(task: Task, y: Tensor) -> tuple[Tensor, Tensor]:
     leaf, logits = leaf_and_logits(task.model, y)
     own, top = logit_of(logits, task.label), without_twins(task, y, logits).amax(1)
     grads = gradient(own, leaf, keep_graph=True), gradient(top, leaf)
-    terms = sum((w * y).abs().flatten(1).sum(1) for w in grads)
-    size, eps = logits.detach().abs().amax(1) + terms.to(logits.dtype), torch.finfo(y.dtype).eps
+    size, eps = _summands(logits, y, *grads), torch.finfo(y.dtype).eps
     of_scores = (2 * eps * size).nan_to_num(0.0, posinf=0.0)
     # Where the margin is flat its slope says nothing: at most a small share of the distance.
     slack = hyperplane(of_scores, grads[1] - grads[0])[0].nan_to_num(0.0, posinf=0.0)

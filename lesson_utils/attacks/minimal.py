@@ -190,7 +190,7 @@ def _foot_on_tangent(task: Task, y: Tensor) -> Tensor:
     """
     leaf, logits = leaf_and_logits(task.model, y)
     roundings = 16 * torch.finfo(y.dtype).eps
-    lead = roundings * logits.abs().amax(1)
+    lead = 16 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
     distance, n = boundary(without_twins(task, y, logits), leaf, task.label, lead=lead)
     s = inner(n, y - task.x) - distance - roundings * norm(y)
     if task.bounds is None:

@@ -51,7 +51,7 @@ def by_foolbox(attack, model: Model, x: Tensor) -> AttackResult:
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         found, _, _ = attack(wrapped, task.x, task.label, epsilons=None)
-    return as_result(task, found)
+    return as_result(task, found.to(task.x.dtype))
 
 
 class _Shielded(nn.Module):
