@@ -199,21 +199,30 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, x: Tensor):
         super().__init__()
-        self.thread, self.eps = threading.get_ident(), torch.finfo(x.dtype).eps
+        self.thread, self.device = threading.get_ident(), x.device.type
+        self.eps = torch.finfo(x.dtype).eps
         on_gpu = [torch.cuda.default_generators[x.device.index]] if x.is_cuda else []
         self.random = [(g, g.get_state()) for g in (torch.default_generator, *on_gpu)]
         self.modules, self.outermost, self.buffers, self.changed = set(), None, [], []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.requires_grad:
-            self.eps = max(self.eps, torch.finfo(result.dtype).eps)
-            if self.eps > torch.finfo(torch.float32).eps:
-                raise ValueError(
-                    f"model computes in {result.dtype}: margins and gradients lose their digits. Let "
-                    "it compute in single precision: model.float(), without casts or autocast inside"
-                )
+        for part in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(part, Tensor) and part.requires_grad:
+                self._refuse_reduced(part.dtype)
+                if torch.is_autocast_enabled(
+                    self.device
+                ):  # where layers take and return all digits
+                    self._refuse_reduced(torch.get_autocast_dtype(self.device))
         return result
+
+    def _refuse_reduced(self, dtype: torch.dtype) -> None:
+        self.eps = max(self.eps, torch.finfo(dtype).eps)
+        if self.eps > torch.finfo(torch.float32).eps:
+            raise ValueError(
+                f"model computes in {dtype}: margins and gradients lose their digits. Let "
+                "it compute in single precision: model.float(), without casts or autocast inside"
+            )
 
     def before_module(self, module: nn.Module, inputs) -> None:
         if threading.get_ident() != self.thread:
@@ -263,7 +272,7 @@ def _has_entries(buffer: Tensor) -> bool:
     return dense and not torch._C._functorch.is_functorch_wrapped_tensor(buffer)
 
 
-def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
+def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Send up to four samples, spread over the batch, through a watched model in pairs.
 
     Returns
@@ -271,9 +280,9 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
     rows : Tensor of int, `(k,)`
         Which samples, none where the output is no logits (:func:`check_logits` will say why).
     logits : Tensor, `(k, n_classes)`
-    tolerance : float
-        How far rounding may take the logits, relative to their summands ``|Ψ| + Σ_m |x_m ∂_m Ψ|``:
-        the logits themselves may cancel.
+    tolerance : Tensor, `(k, 1)`
+        How far rounding may take the logits of each sample, relative to its summands
+        ``|Ψ| + Σ_m |x_m ∂_m Ψ|``: the logits themselves may cancel.
 
     Raises
     ------
@@ -285,7 +294,7 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
     rows = torch.linspace(0, len(x) - 1, min(4, len(x)), device=x.device).round().long()
     pairs, found = [rows] if len(x) == 1 else [rows[0::2], rows[1::2]], []
     pairs = [pair.expand(min(2, len(x))) for pair in pairs]  # one sample is its own company
-    size, mixed, watch = 0.0, False, _Watch(x)
+    sizes, mixed, watch = [], [], _Watch(x)
     try:
         with (
             watch,
@@ -297,13 +306,13 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
                 if watch.changed:  # and changed back, which is no graph to go backward through
                     break
                 if logits.ndim != 2 or len(logits) != len(pair) or not logits.requires_grad:
-                    return rows[:0], logits, 0.0
-                grad = torch.autograd.grad(logits[0].max(), leaf, allow_unused=True)[0]
-                grad = torch.zeros_like(leaf) if grad is None else grad.abs()
+                    return rows[:0], logits, logits.new_zeros(0)
                 found.append(logits.detach())
-                mixed |= bool((grad[1:] > 0).any())
-                summands = (leaf.detach()[0].abs() * grad[0]).nansum()
-                size = max(size, (found[-1].abs().max() + summands).item())
+                for k in range(len(pair)):
+                    slope = _slope(logits[k].max(), leaf, keep=k == 0).abs()
+                    mixed.append((torch.cat([slope[:k], slope[k + 1 :]]) > 0).any())
+                    summands = (leaf.detach()[k].abs() * slope[k]).nansum()
+                    sizes.append(found[-1][k].abs().max() + summands)
     except RuntimeError:
         check_agreement(model, x)  # the likely reason
         raise
@@ -315,14 +324,20 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
             "norm in train mode?): there is no single function Ψ to measure. Call model.eval() "
             "first, and pass training=False to functions such as dropout"
         )
-    if mixed:
+    if torch.stack(mixed).any():
         _refuse_mixing("the logits of a sample have a derivative by another sample")
     # Accelerators choose other kernels, and TF32, for other batch sizes.
     rounding = watch.eps**0.5 if x.device.type == "cpu" else 1e-2
-    return torch.cat(pairs), torch.cat(found), rounding * size
+    return torch.cat(pairs), torch.cat(found), rounding * torch.stack(sizes)[:, None]
 
 
-def check_company(logits: Tensor, rows: Tensor, alone: Tensor, tolerance: float) -> None:
+def _slope(logit: Tensor, leaf: Tensor, *, keep: bool) -> Tensor:
+    """Gradient of one logit by the whole batch; zero where there is none."""
+    (grad,) = torch.autograd.grad(logit, leaf, retain_graph=keep, allow_unused=True)
+    return torch.zeros_like(leaf) if grad is None else grad
+
+
+def check_company(logits: Tensor, rows: Tensor, alone: Tensor, tolerance: Tensor) -> None:
     """Refuse logits of a whole batch, of which some rows differ from those that :func:`compute_alone` found.
 
     It cannot be seen what a batch does to the other samples only.

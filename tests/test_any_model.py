@@ -79,6 +79,14 @@ def test_mixing_that_shows_in_derivatives_only_is_refused():
         saliency_map(MIXING["maximum"], x)
 
 
+@pytest.mark.parametrize("loud", range(4))
+def test_a_sample_with_large_scores_hides_no_mixing_in_the_others(loud):
+    x = X.clone()
+    x[loud] *= 1e3
+    with pytest.raises(ValueError, match="mixes the samples of a batch"):
+        linearized_robustness(lambda z: NET(z + 0.1 * z.flip(0).detach().clamp(0, 1)), x)
+
+
 def test_one_by_one_is_the_remedy():
     model = Around(lambda x: NET(x.reshape(1, 64) / x.max()))  # takes no other batch
     alone = torch.cat([linearized_robustness(model, one[None]).value for one in X])
@@ -283,10 +291,20 @@ def test_the_points_of_the_package_itself_are_taken(seed):
 # --- precision and outputs -------------------------------------------------------------------
 
 HALF = mlp([64, 20, 5]).bfloat16().eval()
+LONG = nn.LSTM(8, 8, batch_first=True)
+
+
+def half_lstm(x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return LONG(x)[0].float()
+
+
 REDUCED = {
     "casts around a module": lambda x: HALF(x.bfloat16()).float(),
     "a cast of the input": lambda x: NET(x.half().float()),
     "autocast inside": torch.autocast("cpu", torch.bfloat16)(lambda x: NET(x).float()),
+    "autocast around an LSTM": lambda x: NET(8 * half_lstm(x.view(-1, 8, 8)).flatten(1)),
+    "a tuple": lambda x: sum(NET(part.float()) for part in x.bfloat16().chunk(1)),
 }
 
 
