@@ -132,15 +132,22 @@ def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     once. A compiled model runs uncompiled: its compiled graph allows one backward pass only.
     """
     leaf = x.detach().clone().requires_grad_(True)
-    with torch.enable_grad(), ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing was compiled
-            stack.enter_context(_COMPILED)
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        # a clone, which the model may change in place
-        logits = as_tensor_of_logits(getattr(model, "_orig_mod", model)(leaf.clone()))
+    with torch.enable_grad():
+        logits = call_uncompiled(
+            model, leaf.clone()
+        )  # a clone, which the model may change in place
     if logits.dtype in _PRECISIONS:
         logits = logits.to(torch.promote_types(x.dtype, logits.dtype))
     return leaf, logits
+
+
+def call_uncompiled(model: Model, x: Tensor) -> Tensor:
+    """The logits of a model, without what `torch.compile` made of it or of its parts."""
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # else nothing was compiled
+            stack.enter_context(_COMPILED)
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        return as_tensor_of_logits(getattr(model, "_orig_mod", model)(x))
 
 
 def as_tensor_of_logits(logits: object) -> Tensor:

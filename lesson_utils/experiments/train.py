@@ -121,7 +121,8 @@ def train(
             else:
                 whole = cut_into_batches(model, order, recipe.batch_size)
                 batches = _shares(images, whole, recipe.augment)
-            loss = _epoch(parallel, optimizer, batches, strength, recipe.clip, bar)
+            check = len(epochs) == 0  # whether the penalty is one for each sample
+            loss = _epoch(parallel, optimizer, batches, strength, recipe.clip, bar, check=check)
             finite = all(p.isfinite().all() for p in model.parameters())
             epochs.append([time.perf_counter() - began, loss if finite else math.nan])
             if after_epoch is not None:
@@ -181,7 +182,14 @@ def flip_and_shift(x: Tensor) -> Tensor:
 
 
 def _epoch(
-    model: nn.Module, optimizer, batches: Iterable[_Batch], strength: float, clip: float, bar
+    model: nn.Module,
+    optimizer,
+    batches: Iterable[_Batch],
+    strength: float,
+    clip: float,
+    bar,
+    *,
+    check: bool,
 ) -> float:
     """One pass over the data; mean of the objective over all images of all processes."""
     device, world = next(model.parameters()).device, rank_and_count()[1]
@@ -189,7 +197,8 @@ def _epoch(
     for x, y, count, size in batches:  # count: images of this process, of `size` in all
         optimizer.zero_grad()
         with DepthwiseTwice():
-            loss, _ = gradient_penalty_loss(model, x.to(device), y.to(device), strength)
+            x, y = x.to(device), y.to(device)
+            loss, _ = gradient_penalty_loss(model, x, y, strength, check=check and seen == 0)
         # Processes average their gradients: weighted so, that is the gradient of the whole batch.
         (count * world / size * loss).backward()
         if clip < math.inf:
