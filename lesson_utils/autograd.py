@@ -66,6 +66,21 @@ def gradient(output: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tensor:
     return gradients(output, [x], keep_graph=keep_graph)[0]
 
 
+def check_gradient(finite: Tensor, class_of: Tensor) -> None:
+    """Refuse gradients of some classes that are not finite at some samples, both `(batch,)`."""
+    if finite.all():
+        return
+    bad = ~finite
+    samples, classes = bad.nonzero().flatten().tolist(), class_of[bad].tolist()
+    shown = ", ".join(map(str, samples[:5])) + (", …" if len(samples) > 5 else "")
+    raise ValueError(
+        f"the gradient of model(x) by x is not finite (NaN or infinity) in {len(samples)} of "
+        f"{len(finite)} samples (indices {shown}), first for class {classes[0]}: as those of roots, "
+        "logarithms and norms at 0 are, on either side of torch.where. Keep their arguments away "
+        "from 0, e.g. (z + 1e-12).sqrt(), or drop these samples"
+    )
+
+
 def gradients(output: Tensor, leaves: list[Tensor], *, keep_graph: bool = False) -> list[Tensor]:
     """:func:`gradient` by several leaves at once; the first one is x, on which Ψ must depend."""
     grads = torch.autograd.grad(output.sum(), leaves, retain_graph=keep_graph, allow_unused=True)
@@ -93,6 +108,8 @@ def jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     leaf, logits = checked_logits(model, x)
     n = logits.shape[1]
     rows = [gradient(logits[:, i], leaf, keep_graph=i < n - 1) for i in range(n)]
+    for i, row in enumerate(rows):
+        check_gradient(row.flatten(1).isfinite().all(1), logits.new_full((len(x),), i).long())
     return logits.detach().to(x.dtype), torch.stack(rows, dim=1)
 
 

@@ -20,6 +20,7 @@ from .validation import (
     as_tensor_of_logits,
     call_uncompiled,
     check_agreement,
+    check_finite,
     check_floating,
     check_integer,
     check_is_differentiable,
@@ -27,6 +28,8 @@ from .validation import (
     check_labels,
     check_number,
     check_shape_of_logits,
+    logits_alone,
+    watched,
 )
 
 
@@ -189,11 +192,19 @@ def fit(
     check_number("strength", strength)
     check_floating("x", x)
     check_labels(y, x)
+    check_finite("x", x)
     epochs = check_integer("epochs", epochs, least=0)
     batch_size = check_integer("batch_size", batch_size)
     seed = check_integer("seed", seed, least=0)
     check_number("learning_rate", learning_rate)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be an nn.Module with weights, got {type(model).__name__}")
     check_is_differentiable(model)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "model has no weight to train: give it layers with weights, or thaw those that it has "
+            "by model.requires_grad_(True)"
+        )
     if strength > 0:
         _check_penalty_is_per_sample(model, will_train=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
@@ -211,6 +222,7 @@ def fit(
                     optimizer.step()
     finally:  # also where a label is refused
         model.eval()
+        optimizer.zero_grad()
     return model
 
 
@@ -250,14 +262,20 @@ def _refuse_batch_statistics(found: str) -> None:
     )
 
 
-@torch.no_grad()
+@with_gradients
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of samples whose predicted class is `y`.
 
-    `x` and `y` are those of :func:`gradient_penalty_loss`, and refused as there.
+    `x` and `y` are those of :func:`gradient_penalty_loss`, and refused as there; and so is a `model`
+    in train mode with dropout or batch normalisation, or that is random or changes its buffers.
     """
     check_floating("x", x)
     check_labels(y, x)
-    logits = as_tensor_of_logits(model(x.clone()))
+    try:
+        with watched(x):
+            logits = logits_alone(model, x)
+    except RuntimeError:
+        check_agreement(model, x)  # the likely reason
+        raise
     check_shape_of_logits(logits, x)
     return (logits.argmax(1) == y).double().mean().item()

@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ def check_input(model: Model, x: Tensor) -> None:
         )
     if x.numel() == 0:
         raise ValueError(f"x is empty (shape {tuple(x.shape)}): pass at least one sample")
-    _check_finite("x", x)
+    check_finite("x", x)
     if torch.is_autocast_enabled(x.device.type):
         raise ValueError(
             f"torch.autocast is on for {x.device.type}: half precision loses the digits of margins "
@@ -139,6 +139,17 @@ def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     if logits.dtype in _PRECISIONS:
         logits = logits.to(torch.promote_types(x.dtype, logits.dtype))
     return leaf, logits
+
+
+def logits_alone(model: Model, x: Tensor) -> Tensor:
+    """The logits of a copy of x, without a graph. A model that differentiates inside gets one."""
+    try:
+        with torch.no_grad():
+            return as_tensor_of_logits(model(x.clone()))
+    except RuntimeError as error:
+        if "not require grad" not in str(error):
+            raise
+    return leaf_and_logits(model, x)[1].detach()
 
 
 def call_uncompiled(model: Model, x: Tensor) -> Tensor:
@@ -279,6 +290,33 @@ def _has_entries(buffer: Tensor) -> bool:
     return dense and not torch._C._functorch.is_functorch_wrapped_tensor(buffer)
 
 
+@contextmanager
+def watched(x: Tensor) -> Iterator[_Watch]:
+    """Watch a model while it is called; refuse what it does to its buffers and to the random state.
+
+    Raises
+    ------
+    ValueError
+        See :func:`compute_alone`.
+    """
+    watch = _Watch(x)
+    try:
+        with (
+            watch,
+            register_module_forward_pre_hook(watch.before_module),
+            register_module_forward_hook(watch.after_module, always_call=True),
+        ):
+            yield watch
+    finally:
+        deed = watch.undone()
+    if deed:
+        raise ValueError(
+            f"model {deed} when it is called (dropout, batch statistics, stochastic depth, spectral "
+            "norm in train mode?): there is no single function Ψ to measure. Call model.eval() "
+            "first, and pass training=False to functions such as dropout"
+        )
+
+
 def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Send up to four samples, spread over the batch, through a watched model in pairs.
 
@@ -301,13 +339,9 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows = torch.linspace(0, len(x) - 1, min(4, len(x)), device=x.device).round().long()
     pairs, found = [rows] if len(x) == 1 else [rows[0::2], rows[1::2]], []
     pairs = [pair.expand(min(2, len(x))) for pair in pairs]  # one sample is its own company
-    sizes, mixed, watch = [], [], _Watch(x)
+    sizes, mixed = [], []
     try:
-        with (
-            watch,
-            register_module_forward_pre_hook(watch.before_module),
-            register_module_forward_hook(watch.after_module, always_call=True),
-        ):
+        with watched(x) as watch:
             for pair in pairs:
                 leaf, logits = leaf_and_logits(restricted(model, pair), x[pair])
                 if watch.changed:  # and changed back, which is no graph to go backward through
@@ -323,14 +357,6 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     except RuntimeError:
         check_agreement(model, x)  # the likely reason
         raise
-    finally:
-        deed = watch.undone()
-    if deed:
-        raise ValueError(
-            f"model {deed} when it is called (dropout, batch statistics, stochastic depth, spectral "
-            "norm in train mode?): there is no single function Ψ to measure. Call model.eval() "
-            "first, and pass training=False to functions such as dropout"
-        )
     if torch.stack(mixed).any():
         _refuse_mixing("the logits of a sample have a derivative by another sample")
     # Accelerators choose other kernels, and TF32, for other batch sizes.
@@ -363,7 +389,8 @@ def _refuse_mixing(found: str) -> None:
     )
 
 
-def _check_finite(name: str, values: Tensor) -> None:
+def check_finite(name: str, values: Tensor) -> None:
+    """Refuse values of which some are NaN or infinite, and say in which samples."""
     finite = values.isfinite().flatten(1).all(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()
@@ -397,7 +424,7 @@ def check_logits(logits: Tensor, x: Tensor) -> None:
         raise ValueError(
             f"model(x) holds {logits.dtype}: return the logits in single or double precision"
         )
-    _check_finite("model(x)", logits)
+    check_finite("model(x)", logits)
     if not logits.requires_grad:
         raise ValueError(
             "model(x) carries no gradient: remove torch.no_grad(), .detach() or .numpy() from the model"

@@ -26,6 +26,7 @@ from lesson_utils import (
     minimal_l2,
     saliency_map,
 )
+from lesson_utils.attacks import line_search, projected_gradient
 from lesson_utils.models import Normalize, SmallNet, mlp
 from lesson_utils.training import accuracy, fit, gradient_penalty_loss
 
@@ -323,6 +324,31 @@ def test_autocast_around_the_call_is_refused(function):
             function(NET, X)
 
 
+BLACK = X.clone()
+BLACK[1, ::5] = 0
+NOT_FINITE = {
+    "NaN": lambda x: NET(x.abs().sqrt()),
+    "infinity": lambda x: NET(x.sqrt()),
+    "torch.where": lambda x: NET(torch.where(x > 0, x.log(), 0.0)),
+    "one rival": lambda x: torch.cat([NET(x), x.abs().sqrt().sum(1, keepdim=True) - 50], 1),
+}
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, minimal_l2])
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_a_gradient_that_is_not_finite_is_refused(name, function):
+    if name == "one rival" and function in (saliency_map, homogeneous_decomposition, minimal_l2):
+        return  # that gradient is not asked for
+    with pytest.raises(
+        ValueError, match=r"gradient of .* 1 of 4 samples \(indices 1\), first for class"
+    ):
+        function(
+            NOT_FINITE[name], BLACK
+        ) if function is not homogeneous_decomposition else function(
+            Around(NOT_FINITE[name]), BLACK
+        )
+
+
 OUTPUTS = {
     "tuple": (lambda y: (y, y), r"got tuple.*output\[0\]"),
     "list": (lambda y: [y], r"got list.*output\[0\]"),
@@ -377,6 +403,14 @@ def test_other_refusals():
 def with_its_own_gradient(x):
     (slope,) = torch.autograd.grad(NET(x).square().sum(), x, create_graph=True)
     return NET(x) + 0 * slope.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("attack", [minimal_l2, line_search, projected_gradient])
+def test_attacks_on_a_model_that_differentiates_inside(attack):
+    model = Around(with_its_own_gradient).eval()
+    found, expected = attack(model, X), attack(NET, X)
+    torch.testing.assert_close(found.distance, expected.distance, rtol=1e-4, atol=1e-5)
+    assert accuracy(model, X, LABELS) == accuracy(NET, X, LABELS)
 
 
 class Double(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import (
+    check_gradient,
     checked_logits,
     gradient,
     leaf_and_logits,
@@ -17,7 +18,7 @@ from ..autograd import (
     per_sample,
     ranking,
 )
-from ..validation import Bounds, Model, check_bounds, restricted
+from ..validation import Bounds, Model, check_bounds, logits_alone, restricted
 
 # So many roundings of the largest summands of two scores: within them they are equal.
 _FEW_ROUNDINGS = 16
@@ -78,6 +79,7 @@ def ask(model: Model, x: Tensor, bounds: Bounds | None = None) -> Task:
     label, x = logits.argmax(1), x.detach().clone()
     own = logit_of(logits, label)
     grad = gradient(own, leaf, keep_graph=True)
+    check_gradient(grad.flatten(1).isfinite().all(1), label)
     terms = torch.stack([_summands(logits, x, grad), norm(grad)], 1)
     known = terms.isfinite().all(1) & (terms[:, 1] > 0)
     few = _FEW_ROUNDINGS * torch.finfo(x.dtype).eps
@@ -128,10 +130,9 @@ def decides_otherwise(task: Task, y: Tensor, logits: Tensor) -> Tensor:
     return numbers & (without_twins(task, y, logits).argmax(1) != task.label)
 
 
-@torch.no_grad()
 def scores(task: Task, y: Tensor) -> Tensor:
-    """Ψ(y), `(batch, n_classes)`, of a copy: some models change their input."""
-    return task.model(y.clone())
+    """Ψ(y), `(batch, n_classes)`."""
+    return logits_alone(task.model, y)
 
 
 def is_adversarial(task: Task, y: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..autograd import leaf_and_logits
 from ..extras import needed_by
-from ..validation import Model
+from ..validation import Model, logits_alone
 from .common import AttackResult, as_result, ask
 
 
@@ -63,7 +63,7 @@ class _Shielded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not (x.requires_grad and torch.is_grad_enabled()):
-            return self.function[0](x.clone())
+            return logits_alone(self.function[0], x)
         return _ByInputAlone.apply(x, self.function[0])
 
 
