@@ -441,6 +441,38 @@ def test_attacks_leave_no_trace_and_work_without_gradients(attack, mode):
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
 
 
+@OURS
+def test_neither_the_default_dtype_nor_the_default_device_matters(attack):
+    torch.manual_seed(0)
+    deeper, small = mlp([20, 12, 3]).eval(), mlp([6, 12, 3]).eval()
+    flat = Around(lambda x: torch.stack([0 * x[:, 0], (norm(x) - 3).relu() - 0.5], 1)).eval()
+    options = {"restarts": 4} if attack is minimal_l2 else {}
+    for net, x in (
+        (deeper, torch.rand(9, 20)),
+        (small, torch.rand(9, 6)),
+        (flat, torch.rand(2, 9)),
+    ):
+        usual = attack(net, x, **options).distance
+        with torch.device("meta"):
+            torch.testing.assert_close(attack(net, x, **options).distance, usual, rtol=0, atol=0)
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = attack(net, x, **options).distance
+        finally:
+            torch.set_default_dtype(torch.float32)
+        torch.testing.assert_close(found, usual, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", ["deepfool", "carlini_wagner"])
+def test_attacks_of_the_experiments_work_without_gradients(mode, name):
+    torch.manual_seed(0)
+    net, x, attack = mlp([6, 12, 3]).eval(), torch.rand(5, 6), protocol_attacks(2, 20)[name]
+    usual = attack(net, x)
+    with mode():
+        assert torch.equal(attack(net, x).distance, usual.distance)
+
+
 # --- accuracy: exact values in the plane -------------------------------------------
 
 

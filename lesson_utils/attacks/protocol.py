@@ -58,6 +58,7 @@ class _Nearby(nn.Module):
         return _Nearby(self.task.of(rows), self.margin[rows])
 
 
+@torch.inference_mode(False)
 def _carlini_wagner(rounds: int, steps: int, model: Model, x: Tensor) -> AttackResult:
     """Foolbox's attack by Carlini and Wagner, in units that suit each sample.
 
