@@ -49,12 +49,16 @@ def check_input(model: Model, x: Tensor) -> None:
     Raises
     ------
     TypeError
-        `x` is no tensor, or holds anything but 32- or 64-bit floating-point numbers.
+        `x` is no tensor, or holds anything but 32- or 64-bit floating-point numbers; `model` cannot
+        be called, or is a class.
     ValueError
         `x` is empty, sparse, has no batch dimension or is not finite; `model` is in train
         mode with dropout or batch normalisation; `torch.autocast` is on. The message names
         the remedy.
     """
+    if not callable(model) or isinstance(model, type):
+        remedy = f"an instance, {model.__name__}(…)" if isinstance(model, type) else "an nn.Module"
+        raise TypeError(f"model must be a network or a function, got {model!r}: pass {remedy}")
     check_floating("x", x)
     if x.dtype not in _PRECISIONS:
         raise TypeError(
@@ -196,7 +200,8 @@ def _check_module(model: nn.Module) -> None:
     check_is_differentiable(model)
     for name, module in model.named_modules():
         where = f"layer '{name or type(module).__name__}' ({type(module).__name__})"
-        if isinstance(module, _MODE_DEPENDENT) and module.training:
+        # a frozen scripted module has no mode any more
+        if isinstance(module, _MODE_DEPENDENT) and getattr(module, "training", False):
             raise ValueError(
                 f"model is in train mode: its {where} answers differently there, "
                 "so there is no single function Ψ to measure. Call model.eval() first"
@@ -251,7 +256,7 @@ class _Watch(TorchFunctionMode):
         if self.outermost is None:
             self.outermost = module
             for path, part in module.named_modules():
-                if part.training or not isinstance(part, _NORM):
+                if getattr(part, "training", False) or not isinstance(part, _NORM):
                     for name, buffer in part.named_buffers(recurse=False):
                         old = buffer.clone() if _has_entries(buffer) else None
                         self.buffers.append((f"{path}.{name}".lstrip("."), part, name, buffer, old))

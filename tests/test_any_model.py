@@ -486,6 +486,54 @@ def test_a_model_bound_to_its_batch_is_measured_in_chunks():
     torch.testing.assert_close(parts.homogeneous + parts.bias, binary.score(X).detach() / 2)
 
 
+def test_binarized_twice_and_by_lists():
+    full = linearized_robustness(NET, X)
+    i, j = full.prediction, full.runner_up
+    for binary in (
+        binarize(binarize(NET, i, j), 1, 0),
+        binarize(NET, i.tolist(), j.tolist()),
+        binarize(NET, i.numpy(), j.numpy()),
+    ):
+        for chunk in (None, 1, 3):
+            found = measure(binary, X, chunk_size=chunk)
+            torch.testing.assert_close(found.linearized_robustness, full.value)
+        assert minimal_l2(binary, X).success.all()
+
+
+def test_what_binarize_is_given():
+    for output in (lambda y: (y,), lambda y: {"out": y}):
+        binary = binarize(lambda x, output=output: output(NET(x)), 0, 1)
+        for call in (binary, lambda x, binary=binary: measure(binary, x)):
+            with pytest.raises(TypeError, match=r"model\(x\) must be a tensor.*output\["):
+                call(X)
+    for column in (lambda x: NET(x)[:, 0], lambda x: NET(x)[:, :1]):
+        with pytest.raises(ValueError, match=r"model\(x\)"):
+            binarize(column, 0, 1)(X)
+    x = X.clone()
+    binarize(lambda x: NET(x.mul_(2)), 0, 1)(x)
+    assert torch.equal(x, X)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_frozen_scripted_modules():
+    net = batch_norm().eval()
+    scripted = torch.jit.freeze(torch.jit.script(net))
+    for model in (scripted, lambda x: scripted(x)):
+        for function in (saliency_map, linearized_robustness, measure):
+            torch.testing.assert_close(function(model, X), function(net, X))
+        torch.testing.assert_close(minimal_l2(model, X).distance, minimal_l2(net, X).distance)
+        assert accuracy(model, X, LABELS) == accuracy(net, X, LABELS)
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, minimal_l2])
+def test_what_is_no_model(function):
+    with pytest.raises(TypeError, match="model must be .*got None"):
+        function(None, X)
+    if function is not homogeneous_decomposition:
+        with pytest.raises(TypeError, match=r"pass an instance, Linear\("):
+            function(nn.Linear, X)
+
+
 def test_threads_that_share_one_network():
     torch.manual_seed(0)
     net = SmallNet((1, 8, 8), widths=(4, 8, 8), hidden=16).eval()

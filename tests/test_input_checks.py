@@ -9,6 +9,7 @@ from random_nets import Around
 from torch import nn
 
 from lesson_utils import (
+    AffineClassifier,
     BinaryClassifier,
     alignment,
     binarize,
@@ -340,6 +341,13 @@ def test_toy_arguments():
         BinaryClassifier([0.0, 0.0])
     with pytest.raises(ValueError, match="disagree in dtype"):
         BinaryClassifier([1.0, 2.0]).robustness(torch.rand(3, 2))
+
+
+def test_affine_classifier_of_scores_without_end_and_of_samples_of_another_size():
+    with pytest.raises(ValueError, match=r"Ψ\(x\) is not finite"):
+        AffineClassifier(torch.eye(3) * 1e30).robustness(1e20 * torch.rand(4, 3))
+    with pytest.raises(ValueError, match=r"x has 4 entries a sample, but weight has rows of 3"):
+        AffineClassifier(torch.eye(3)).robustness(torch.rand(4, 4))
 
 
 # --- edge cases that are answers, not errors ---------------------------------

@@ -76,7 +76,7 @@ def ask(model: Model, x: Tensor, bounds: Bounds | None = None) -> Task:
     """
     bounds = check_bounds(x, bounds)
     leaf, logits = checked_logits(model, x)
-    label, x = logits.argmax(1), x.detach().clone()
+    label, x = logits.argmax(1), x.detach().clone().as_subclass(Tensor)
     own = logit_of(logits, label)
     grad = gradient(own, leaf, keep_graph=True)
     check_gradient(grad.flatten(1).isfinite().all(1), label)

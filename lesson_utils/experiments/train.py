@@ -85,12 +85,14 @@ def train(
     Raises
     ------
     ValueError
-        `strength` or `seed` is negative, or the checkpoint is of another training.
+        `strength` or `seed` is negative, or the checkpoint is of another training, or cannot hold
+        the model.
     """
     from tqdm.auto import tqdm
 
     check_number("strength", strength)
     seed = check_integer("seed", seed, least=0)
+    _check_can_be_stored(checkpoint, model)
     # this memory format makes the convolutions faster on a CPU
     _training_mode(model.to(memory_format=torch.channels_last), recipe)
     weights, rate, decay = model.parameters(), recipe.learning_rate, recipe.weight_decay
@@ -209,6 +211,22 @@ def _epoch(
         bar.update()
     total, seen = summed(torch.stack([total, total.new_tensor(seen)]))
     return (total / seen).item()
+
+
+def _check_can_be_stored(checkpoint: Path | None, model: nn.Module) -> None:
+    """Refuse to begin a training whose state no checkpoint can hold, or give back."""
+    for name, value in model.state_dict().items() if checkpoint is not None else ():
+        is_tensor = isinstance(value, Tensor)
+        if not is_tensor or value.layout != torch.strided:
+            found = f"stored as {value.layout}" if is_tensor else "no tensor"
+        elif 0 in value.stride() and value.numel() > 1:
+            found = "expanded, several entries that share one place in memory"
+        else:
+            continue
+        raise UserError(
+            f"the model's '{name}' is {found}, which a checkpoint cannot hold: make it a dense tensor, "
+            "e.g. by .to_dense() or .clone(), or train without checkpoint"
+        )
 
 
 def _save(checkpoint: Path | None, identity: str, model, optimizer, epochs) -> None:
