@@ -281,6 +281,17 @@ def test_the_rounding_between_equal_rows_is_no_adversary(attack, dtype, d):
             assert (result.distance <= (1 + 1e-4) * exact + ROUNDING * norm(x)).all()
 
 
+@pytest.mark.parametrize("name", ["deepfool", "carlini_wagner"])
+def test_foolbox_finds_no_rounding_between_equal_rows(name):
+    torch.manual_seed(0)
+    weight = torch.randn(7, 300)
+    weight[-1] = weight[0]
+    model, x = AffineClassifier(weight), torch.randn(4, 300) + 0.2 * weight[0]
+    result, exact = protocol_attacks(3, 40)[name](model, x), model.robustness(x)
+    assert (result.distance >= (1 - ROUNDING) * exact).all()
+    assert (result.distance <= 1.06 * exact).all()
+
+
 @OURS
 @BOTH
 def test_a_twin_that_is_computed_in_another_order(attack, dtype):
@@ -340,6 +351,22 @@ def test_an_adversary_is_one_alone_and_in_any_company(attack, dtype):
                 x.double()
             )
             assert ((distance - rho).abs() <= ROUNDING * (rho + norm(x))).all()
+
+
+@pytest.mark.parametrize("levels", [8, 1000])
+def test_rounded_scores_jump_and_the_adversary_lies_behind_the_jump(levels):
+    torch.manual_seed(0)
+    net, x = mlp([64, 20, 5]).eval(), torch.rand(40, 64)
+
+    def rounded(x):
+        exact = net(x)
+        return exact + ((levels * exact).round() / levels - exact).detach()
+
+    label, result = rounded(x).argmax(1), minimal_l2(Around(rounded).eval(), x)
+    assert result.success.double().mean() > 0.5
+    for size in (1, 2, 3, 7):
+        for rows in result.success.nonzero().flatten().split(size):
+            assert (rounded(result.adversarial[rows]).argmax(1) != label[rows]).all()
 
 
 # --- sound requests ----------------------------------------------------------------

@@ -245,7 +245,8 @@ def _settle(task: Task, found: Tensor) -> tuple[Tensor, Tensor]:
 
     Rounding differs with the size of a batch. A decision counts as settled where the rival
     leads by more than the scores are rounded, in company, and leads alone. The points move
-    outwards from x by a few roundings, and twice as far each time. Where the lead stays
+    outwards from x by a few roundings, and twice as far each time, at least once where the scores
+    jump (rounded scores). Where the lead stays
     below (a rival that only ties) a point is settled if it decides otherwise like the one before
     and the one behind it, in company and alone, against a rival whose margin was more than
     rounding at x.
@@ -259,6 +260,7 @@ def _settle(task: Task, found: Tensor) -> tuple[Tensor, Tensor]:
     tolerance, step = _roundings(task, found)
     away = unit(found - task.x)[2]
     in_a_row = torch.zeros_like(task.label)
+    inner = is_adversarial(task, task.clip(found - per_sample(step, found) * away))
     for push in (0, *(2**k for k in range(12))):
         part, size = task.of(waiting), per_sample(push * step[waiting], found)
         y = part.clip(found[waiting] + size * away[waiting])
@@ -266,7 +268,9 @@ def _settle(task: Task, found: Tensor) -> tuple[Tensor, Tensor]:
         lead, rival = without_twins(part, y, logits).max(1)
         lead = lead - logit_of(logits, part.label)
         fooled = decides_otherwise(part, y, logits)
-        good = fooled & (lead > tolerance[waiting])
+        # A long lead right behind the boundary: the scores jump, and rounding decides where.
+        jump = ~inner[waiting] & (lead > 16 * tolerance[waiting])
+        good, inner[waiting] = fooled & (lead > tolerance[waiting]) & ~jump, fooled
         good[good.clone()] = _alone(task, y[good], waiting[good])
         settled[waiting[good]], success[waiting[good]] = y[good], True
         ties = fooled & (logit_of(part.margins, rival) + lead > tolerance[waiting])

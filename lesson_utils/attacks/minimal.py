@@ -66,7 +66,9 @@ def minimal_l2(
     AttackResult
         The attack is on the *predicted* class of x, as in the definition of ρ; true
         labels play no part. An adversary has finite scores and another decision, in this
-        batch and alone; it lies a few roundings of the scores beyond the boundary.
+        batch and alone; it lies a few roundings of the scores beyond the boundary. The lead of a
+        class that ties with i* at x and has its gradient there (a twin) counts where it is more
+        than rounding.
 
     Raises
     ------
