@@ -222,7 +222,7 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, x: Tensor):
         super().__init__()
-        self.thread, self.device = threading.get_ident(), x.device.type
+        self.thread, self.device = threading.get_ident(), x.device
         self.eps = torch.finfo(x.dtype).eps
         on_gpu = [torch.cuda.default_generators[x.device.index]] if x.is_cuda else []
         self.random = [(g, g.get_state()) for g in (torch.default_generator, *on_gpu)]
@@ -233,10 +233,9 @@ class _Watch(TorchFunctionMode):
         for part in result if isinstance(result, tuple | list) else (result,):
             if isinstance(part, Tensor) and part.requires_grad:
                 self._refuse_reduced(part.dtype)
-                if torch.is_autocast_enabled(
-                    self.device
-                ):  # where layers take and return all digits
-                    self._refuse_reduced(torch.get_autocast_dtype(self.device))
+                # An LSTM takes and returns all digits, whatever it computes with.
+                if torch.is_autocast_enabled(self.device.type):
+                    self._refuse_reduced(torch.get_autocast_dtype(self.device.type))
         return result
 
     def _refuse_reduced(self, dtype: torch.dtype) -> None:
@@ -269,12 +268,17 @@ class _Watch(TorchFunctionMode):
         """
         if threading.get_ident() != self.thread or module is not self.outermost:
             return
-        for path, part, name, buffer, old in self.buffers:
+        for path, part, name, buffer, _ in self.buffers:
             if getattr(part, name, None) is not buffer:
                 put_back = setattr if hasattr(part, name) else nn.Module.register_buffer
                 put_back(part, name, buffer)
                 self.changed.append(path)
-            if old is not None and not ((buffer == old) | (old != old)).all():  # NaN is as it was
+        pairs = [(path, buffer, old) for path, _, _, buffer, old in self.buffers if old is not None]
+        # NaN is as it was. All together: to ask for each buffer would stop a GPU each time.
+        same = [((buffer == old) | (old != old)).all() for _, buffer, old in pairs]
+        same = torch.stack([s.to(self.device) for s in same]).tolist() if same else []
+        for (path, buffer, old), unchanged in zip(pairs, same, strict=True):
+            if not unchanged:
                 buffer.copy_(old)
                 self.changed.append(path)
         self.outermost, self.buffers = None, []
