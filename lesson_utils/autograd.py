@@ -44,7 +44,7 @@ def checked_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     x : Tensor, `(batch, *input_shape)`
         The leaf to differentiate by.
     logits : Tensor, `(batch, n_classes)`
-        Ψ(x), attached to `x` and of its dtype.
+        Ψ(x), attached to `x`, of its dtype or, where the model computes so, in double precision.
 
     Raises
     ------
@@ -64,6 +64,21 @@ def checked_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
 def gradient(output: Tensor, x: Tensor, *, keep_graph: bool = False) -> Tensor:
     """Per-sample gradient of `output`, `(batch,)`, by the leaf `x`, `(batch, *input_shape)`."""
     return gradients(output, [x], keep_graph=keep_graph)[0]
+
+
+def check_gradient(finite: Tensor, class_of: Tensor) -> None:
+    """Refuse gradients of some classes that are not finite at some samples, both `(batch,)`."""
+    if finite.all():
+        return
+    bad = ~finite
+    samples, classes = bad.nonzero().flatten().tolist(), class_of[bad].tolist()
+    shown = ", ".join(map(str, samples[:5])) + (", …" if len(samples) > 5 else "")
+    raise ValueError(
+        f"the gradient of model(x) by x is not finite (NaN or infinity) in {len(samples)} of "
+        f"{len(finite)} samples (indices {shown}), first for class {classes[0]}: as those of roots, "
+        "logarithms and norms at 0 are, on either side of torch.where. Keep their arguments away "
+        "from 0, e.g. (z + 1e-12).sqrt(), or drop these samples"
+    )
 
 
 def gradients(output: Tensor, leaves: list[Tensor], *, keep_graph: bool = False) -> list[Tensor]:
@@ -93,7 +108,9 @@ def jacobian(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     leaf, logits = checked_logits(model, x)
     n = logits.shape[1]
     rows = [gradient(logits[:, i], leaf, keep_graph=i < n - 1) for i in range(n)]
-    return logits.detach(), torch.stack(rows, dim=1)
+    for i, row in enumerate(rows):
+        check_gradient(row.flatten(1).isfinite().all(1), logits.new_full((len(x),), i).long())
+    return logits.detach().to(x.dtype), torch.stack(rows, dim=1)
 
 
 def logit_of(logits: Tensor, index: Tensor) -> Tensor:
@@ -111,7 +128,7 @@ def margin_gradient(
 ) -> tuple[Tensor, Tensor]:
     """:func:`margin` and its gradient, for one pair of classes `(batch,)` a sample."""
     value = margin(logits, reference, rival)
-    return value.detach(), gradient(value, x, keep_graph=keep_graph)
+    return value.detach().to(x.dtype), gradient(value, x, keep_graph=keep_graph)
 
 
 def ranking(logits: Tensor, reference: Tensor) -> Tensor:

@@ -26,7 +26,15 @@ from .autograd import (
 from .extras import needed_by
 from .homogeneity import degree_of_homogeneity
 from .linearized import nearest_linear_boundary
-from .validation import Model, check_input, class_index, in_chunks, restricted
+from .validation import (
+    Model,
+    as_tensor_of_logits,
+    check_input,
+    check_shape_of_logits,
+    class_index,
+    in_chunks,
+    restricted,
+)
 
 
 class Binarized(nn.Module):
@@ -40,11 +48,12 @@ class Binarized(nn.Module):
     def restricted_to(self, rows: Tensor) -> Binarized:
         """The same for some samples of the batch; see :func:`lesson_utils.validation.restricted`."""
         i, j = (k[rows] if isinstance(k, Tensor) and k.ndim else k for k in (self.i, self.j))
-        return Binarized(self.model, i, j)
+        return Binarized(restricted(self.model, rows), i, j)
 
     def score(self, y: Tensor) -> Tensor:
         """``Ψ†(y) = Ψ^i(y) − Ψ^j(y)``, `(batch,)`."""
-        logits = self.model(y)
+        logits = as_tensor_of_logits(self.model(y.clone()))  # some models change their input
+        check_shape_of_logits(logits, y)
         i, j = (class_index(at, logits, name) for at, name in ((self.i, "i"), (self.j, "j")))
         _check_different(i, j)
         return margin(logits, i, j)
@@ -65,7 +74,7 @@ def binarize(model: Model, i: int | Tensor, j: int | Tensor) -> Binarized:
     model : callable
         Maps `(batch, *input_shape)` to logits `(batch, n_classes)`.
     i, j : int or Tensor of int `(batch,)`
-        The two classes; a tensor binds the result to batches of that length.
+        The two classes; a tensor (or a list, or an array) binds the result to batches of that length.
 
     Returns
     -------
@@ -78,16 +87,21 @@ def binarize(model: Model, i: int | Tensor, j: int | Tensor) -> Binarized:
     ValueError
         i and j are the same class (of a sample).
     TypeError
-        i or j is None.
+        i or j is None, or a word.
     TypeError, ValueError, IndexError
         When called, if i or j are no classes of the model, one or one a sample.
     """
-    for name, index in (("i", i), ("j", j)):
-        if index is None:
-            raise TypeError(f"{name} must hold class indices (integers), got None")
-    if isinstance(i, int) and isinstance(j, int):
-        _check_different(torch.tensor(i), torch.tensor(j))
+    i, j = (_as_index(name, index) for name, index in (("i", i), ("j", j)))
+    if i.ndim == j.ndim == 0:
+        _check_different(i, j)
     return Binarized(model, i, j)
+
+
+def _as_index(name: str, index: int | Tensor) -> Tensor:
+    try:
+        return index if isinstance(index, Tensor) else torch.as_tensor(index, device="cpu")
+    except (TypeError, ValueError, RuntimeError):  # None, a word, lists of two lengths
+        raise TypeError(f"{name} must hold class indices (integers), got {index!r}") from None
 
 
 def _check_different(i: Tensor, j: Tensor) -> None:
@@ -211,7 +225,7 @@ def _measure_chunk(model: Model, x: Tensor) -> Measurements:
         unsigned_direction_gap=torch.minimum(apart, opposed),
         bias_gap=(psi_dagger - inner(x, g_dagger)).abs() / norm(g_dagger),
         homogeneous=homogeneous,
-        bias=top.detach() - homogeneous,
+        bias=(top.detach() - homogeneous).to(x.dtype),
     )
 
 

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 
-from .autograd import checked_logits, gradients, leaf_and_logits, logit_of, with_gradients
+from .autograd import (
+    check_gradient,
+    checked_logits,
+    gradients,
+    leaf_and_logits,
+    logit_of,
+    with_gradients,
+)
 from .validation import class_index, restricted
 
 _AFFINE = (nn.Linear, nn.modules.conv._ConvNd)
@@ -175,7 +182,8 @@ def homogeneous_decomposition(
         rows = torch.arange(len(x), device=x.device).split(1)
         parts = [_parts(restricted(model, row), x[row], index[row], probes) for row in rows]
     score, homogeneous, contributions, size = (torch.cat(part) for part in zip(*parts, strict=True))
-    bias = score - homogeneous
+    check_gradient(homogeneous.isfinite(), index)
+    bias = (score - homogeneous).to(x.dtype)
     per_layer = dict(zip(probes.names, contributions.unbind(1), strict=True))
     residual = bias - contributions.sum(1)
     eps = max(torch.finfo(t.dtype).eps for t in (x, *probes.biases))

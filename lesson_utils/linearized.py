@@ -10,7 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .autograd import checked_logits, norm, per_sample, ranked_margins, with_gradients
+from .autograd import (
+    check_gradient,
+    checked_logits,
+    norm,
+    per_sample,
+    ranked_margins,
+    with_gradients,
+)
 from .validation import Model, check_integer
 
 
@@ -56,7 +63,8 @@ def linearized_robustness(
     Raises
     ------
     TypeError, ValueError
-        See :func:`lesson_utils.autograd.checked_logits`; also for a `top_k` that is no integer ≥ 1.
+        See :func:`lesson_utils.autograd.checked_logits`; also for a `top_k` that is no integer ≥ 1,
+        and for a gradient that is not finite.
 
     Notes
     -----
@@ -74,9 +82,12 @@ def nearest_linear_boundary(
     logits: Tensor, leaf: Tensor, top_k: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """ρ̃, j*, the margin Ψ† and its gradient g† at the minimum over the rivals."""
-    best = None
+    best, culprit = None, logits.argmax(1)
+    finite = torch.ones_like(culprit, dtype=torch.bool)
     for rival, psi, grad in ranked_margins(logits, leaf, top_k=top_k):
         length = norm(grad)
+        culprit = torch.where(finite, rival, culprit)
+        finite = finite & length.isfinite()
         # Equal gradients: there is no boundary with this rival, not even where it ties.
         distance = torch.where(length == 0, torch.inf, psi / length)
         found = (distance, rival, psi, grad)
@@ -89,4 +100,5 @@ def nearest_linear_boundary(
         if closer.is_cuda or closer.any():
             pairs = zip(found, best, strict=True)
             best = tuple(torch.where(per_sample(closer, new), new, old) for new, old in pairs)
+    check_gradient(finite, culprit)
     return best

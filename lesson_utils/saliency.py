@@ -12,7 +12,16 @@ from statistics import NormalDist
 
 from torch import Tensor
 
-from .autograd import checked_logits, gradient, inner, logit_of, norm, per_sample, with_gradients
+from .autograd import (
+    check_gradient,
+    checked_logits,
+    gradient,
+    inner,
+    logit_of,
+    norm,
+    per_sample,
+    with_gradients,
+)
 from .validation import Model, check_alignment, check_integer, class_index
 
 
@@ -37,13 +46,15 @@ def saliency_map(model: Model, x: Tensor, target: int | Tensor | None = None) ->
     ------
     TypeError, ValueError
         See :func:`lesson_utils.validation.check_input`; also for a `target` of the
-        wrong type or shape.
+        wrong type or shape, and for a gradient that is not finite.
     IndexError
         `target` is no class of the model.
     """
     leaf, logits = checked_logits(model, x)
     index = class_index(target, logits)
-    return gradient(logit_of(logits, index), leaf)
+    saliency = gradient(logit_of(logits, index), leaf)
+    check_gradient(saliency.flatten(1).isfinite().all(1), index)
+    return saliency
 
 
 def alignment(x: Tensor, saliency: Tensor) -> Tensor:

@@ -15,12 +15,15 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
 from torch.overrides import TorchFunctionMode
 
 Model = Callable[[Tensor], Tensor]
@@ -46,12 +49,16 @@ def check_input(model: Model, x: Tensor) -> None:
     Raises
     ------
     TypeError
-        `x` is no tensor, or holds anything but 32- or 64-bit floating-point numbers.
+        `x` is no tensor, or holds anything but 32- or 64-bit floating-point numbers; `model` cannot
+        be called, or is a class.
     ValueError
         `x` is empty, sparse, has no batch dimension or is not finite; `model` is in train
         mode with dropout or batch normalisation; `torch.autocast` is on. The message names
         the remedy.
     """
+    if not callable(model) or isinstance(model, type):
+        remedy = f"an instance, {model.__name__}(…)" if isinstance(model, type) else "an nn.Module"
+        raise TypeError(f"model must be a network or a function, got {model!r}: pass {remedy}")
     check_floating("x", x)
     if x.dtype not in _PRECISIONS:
         raise TypeError(
@@ -71,7 +78,7 @@ def check_input(model: Model, x: Tensor) -> None:
         )
     if x.numel() == 0:
         raise ValueError(f"x is empty (shape {tuple(x.shape)}): pass at least one sample")
-    _check_finite("x", x)
+    check_finite("x", x)
     if torch.is_autocast_enabled(x.device.type):
         raise ValueError(
             f"torch.autocast is on for {x.device.type}: half precision loses the digits of margins "
@@ -122,19 +129,40 @@ def restricted(model: Model, rows: Tensor) -> Model:
 
 
 def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
-    """A fresh leaf copy of `x`, and its logits in the dtype of `x` with the graph kept.
+    """A fresh leaf copy of `x`, and its logits with the graph kept, in the dtype of `x` or a finer one.
 
+    Margins of logits in double precision are taken there, and rounded to the dtype of `x` after that.
     No question is asked but that the logits are a tensor: for loops over inputs that were checked
     once. A compiled model runs uncompiled: its compiled graph allows one backward pass only.
     """
     leaf = x.detach().clone().requires_grad_(True)
-    with torch.enable_grad(), ExitStack() as stack:
+    with torch.enable_grad():
+        logits = call_uncompiled(
+            model, leaf.clone()
+        )  # a clone, which the model may change in place
+    if logits.dtype in _PRECISIONS:
+        logits = logits.to(torch.promote_types(x.dtype, logits.dtype))
+    return leaf, logits
+
+
+def logits_alone(model: Model, x: Tensor) -> Tensor:
+    """The logits of a copy of x, without a graph. A model that differentiates inside gets one."""
+    try:
+        with torch.no_grad():
+            return as_tensor_of_logits(model(x.clone()))
+    except RuntimeError as error:
+        if "not require grad" not in str(error):
+            raise
+    return leaf_and_logits(model, x)[1].detach()
+
+
+def call_uncompiled(model: Model, x: Tensor) -> Tensor:
+    """The logits of a model, without what `torch.compile` made of it or of its parts."""
+    with ExitStack() as stack:
         if "torch._dynamo" in sys.modules:  # else nothing was compiled
             stack.enter_context(_COMPILED)
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        # a clone, which the model may change in place
-        logits = as_tensor_of_logits(getattr(model, "_orig_mod", model)(leaf.clone()))
-    return leaf, logits.to(x.dtype) if logits.dtype in _PRECISIONS else logits
+        return as_tensor_of_logits(getattr(model, "_orig_mod", model)(x))
 
 
 def as_tensor_of_logits(logits: object) -> Tensor:
@@ -172,7 +200,8 @@ def _check_module(model: nn.Module) -> None:
     check_is_differentiable(model)
     for name, module in model.named_modules():
         where = f"layer '{name or type(module).__name__}' ({type(module).__name__})"
-        if isinstance(module, _MODE_DEPENDENT) and module.training:
+        # a frozen scripted module has no mode any more
+        if isinstance(module, _MODE_DEPENDENT) and getattr(module, "training", False):
             raise ValueError(
                 f"model is in train mode: its {where} answers differently there, "
                 "so there is no single function Ψ to measure. Call model.eval() first"
@@ -193,41 +222,70 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, x: Tensor):
         super().__init__()
-        self.thread, self.eps = threading.get_ident(), torch.finfo(x.dtype).eps
+        self.thread, self.device = threading.get_ident(), x.device
+        self.eps = torch.finfo(x.dtype).eps
         on_gpu = [torch.cuda.default_generators[x.device.index]] if x.is_cuda else []
         self.random = [(g, g.get_state()) for g in (torch.default_generator, *on_gpu)]
-        self.modules, self.buffers = set(), []
+        self.modules, self.outermost, self.buffers, self.changed = set(), None, [], []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.requires_grad:
-            self.eps = max(self.eps, torch.finfo(result.dtype).eps)
-            if self.eps > torch.finfo(torch.float32).eps:
-                raise ValueError(
-                    f"model computes in {result.dtype}: margins and gradients lose their digits. Let "
-                    "it compute in single precision: model.float(), without casts or autocast inside"
-                )
+        for part in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(part, Tensor) and part.requires_grad:
+                self._refuse_reduced(part.dtype)
+                # An LSTM takes and returns all digits, whatever it computes with.
+                if torch.is_autocast_enabled(self.device.type):
+                    self._refuse_reduced(torch.get_autocast_dtype(self.device.type))
         return result
 
+    def _refuse_reduced(self, dtype: torch.dtype) -> None:
+        self.eps = max(self.eps, torch.finfo(dtype).eps)
+        if self.eps > torch.finfo(torch.float32).eps:
+            raise ValueError(
+                f"model computes in {dtype}: margins and gradients lose their digits. Let "
+                "it compute in single precision: model.float(), without casts or autocast inside"
+            )
+
     def before_module(self, module: nn.Module, inputs) -> None:
-        if threading.get_ident() == self.thread and module not in self.modules:
+        if threading.get_ident() != self.thread:
+            return
+        if module not in self.modules:
             _check_module(module)
             self.modules.update(module.modules())
+        if self.outermost is None:
+            self.outermost = module
             for path, part in module.named_modules():
-                if part.training or not isinstance(part, _NORM):
+                if getattr(part, "training", False) or not isinstance(part, _NORM):
                     for name, buffer in part.named_buffers(recurse=False):
-                        self.buffers.append((path, part, name, buffer, buffer.clone()))
+                        old = buffer.clone() if _has_entries(buffer) else None
+                        self.buffers.append((f"{path}.{name}".lstrip("."), part, name, buffer, old))
 
     @torch.no_grad()
+    def after_module(self, module: nn.Module, inputs, output) -> None:
+        """Undo what the outermost module did to its buffers: those that it had when it was called.
+
+        Once it has returned they may be others: `torch.func.functional_call` lends it some.
+        """
+        if threading.get_ident() != self.thread or module is not self.outermost:
+            return
+        for path, part, name, buffer, _ in self.buffers:
+            if getattr(part, name, None) is not buffer:
+                put_back = setattr if hasattr(part, name) else nn.Module.register_buffer
+                put_back(part, name, buffer)
+                self.changed.append(path)
+        pairs = [(path, buffer, old) for path, _, _, buffer, old in self.buffers if old is not None]
+        # NaN is as it was. All together: to ask for each buffer would stop a GPU each time.
+        same = [((buffer == old) | (old != old)).all() for _, buffer, old in pairs]
+        same = torch.stack([s.to(self.device) for s in same]).tolist() if same else []
+        for (path, buffer, old), unchanged in zip(pairs, same, strict=True):
+            if not unchanged:
+                buffer.copy_(old)
+                self.changed.append(path)
+        self.outermost, self.buffers = None, []
+
     def undone(self) -> str:
         """What the model did to its buffers and to the random state, after it is undone."""
-        deeds = []
-        for path, module, name, buffer, old in self.buffers:
-            replaced = getattr(module, name) is not buffer
-            if replaced or not ((buffer == old) | (old != old)).all():  # NaN is as it was
-                setattr(module, name, buffer)
-                buffer.copy_(old)
-                deeds.append(f"changes its buffer '{path}.{name}'")
+        deeds = [f"changes its buffer '{path}'" for path in self.changed]
         for generator, state in self.random:
             if not torch.equal(generator.get_state(), state):
                 generator.set_state(state)
@@ -235,7 +293,40 @@ class _Watch(TorchFunctionMode):
         return deeds[0] if deeds else ""
 
 
-def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
+def _has_entries(buffer: Tensor) -> bool:
+    """Whether the numbers of a buffer can be compared; not those that `torch.vmap` keeps for itself."""
+    dense = buffer.layout == torch.strided and not buffer.is_meta
+    return dense and not torch._C._functorch.is_functorch_wrapped_tensor(buffer)
+
+
+@contextmanager
+def watched(x: Tensor) -> Iterator[_Watch]:
+    """Watch a model while it is called; refuse what it does to its buffers and to the random state.
+
+    Raises
+    ------
+    ValueError
+        See :func:`compute_alone`.
+    """
+    watch = _Watch(x)
+    try:
+        with (
+            watch,
+            register_module_forward_pre_hook(watch.before_module),
+            register_module_forward_hook(watch.after_module, always_call=True),
+        ):
+            yield watch
+    finally:
+        deed = watch.undone()
+    if deed:
+        raise ValueError(
+            f"model {deed} when it is called (dropout, batch statistics, stochastic depth, spectral "
+            "norm in train mode?): there is no single function Ψ to measure. Call model.eval() "
+            "first, and pass training=False to functions such as dropout"
+        )
+
+
+def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Send up to four samples, spread over the batch, through a watched model in pairs.
 
     Returns
@@ -243,9 +334,9 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
     rows : Tensor of int, `(k,)`
         Which samples, none where the output is no logits (:func:`check_logits` will say why).
     logits : Tensor, `(k, n_classes)`
-    tolerance : float
-        How far rounding may take the logits, relative to their summands ``|Ψ| + Σ_m |x_m ∂_m Ψ|``:
-        the logits themselves may cancel.
+    tolerance : Tensor, `(k, 1)`
+        How far rounding may take the logits of each sample, relative to its summands
+        ``|Ψ| + Σ_m |x_m ∂_m Ψ|``: the logits themselves may cancel.
 
     Raises
     ------
@@ -257,40 +348,38 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, float]:
     rows = torch.linspace(0, len(x) - 1, min(4, len(x)), device=x.device).round().long()
     pairs, found = [rows] if len(x) == 1 else [rows[0::2], rows[1::2]], []
     pairs = [pair.expand(min(2, len(x))) for pair in pairs]  # one sample is its own company
-    size, mixed, watch = 0.0, False, _Watch(x)
-    hook = register_module_forward_pre_hook(watch.before_module)
+    sizes, mixed = [], []
     try:
-        with watch:
+        with watched(x) as watch:
             for pair in pairs:
                 leaf, logits = leaf_and_logits(restricted(model, pair), x[pair])
+                if watch.changed:  # and changed back, which is no graph to go backward through
+                    break
                 if logits.ndim != 2 or len(logits) != len(pair) or not logits.requires_grad:
-                    return rows[:0], logits, 0.0
-                grad = torch.autograd.grad(logits[0].max(), leaf, allow_unused=True)[0]
-                grad = torch.zeros_like(leaf) if grad is None else grad.abs()
+                    return rows[:0], logits, logits.new_zeros(0)
                 found.append(logits.detach())
-                mixed |= bool((grad[1:] > 0).any())
-                summands = (leaf.detach()[0].abs() * grad[0]).nansum()
-                size = max(size, (found[-1].abs().max() + summands).item())
+                for k in range(len(pair)):
+                    slope = _slope(logits[k].max(), leaf, keep=k == 0).abs()
+                    mixed.append((torch.cat([slope[:k], slope[k + 1 :]]) > 0).any())
+                    summands = (leaf.detach()[k].abs() * slope[k]).nansum()
+                    sizes.append(found[-1][k].abs().max() + summands)
     except RuntimeError:
         check_agreement(model, x)  # the likely reason
         raise
-    finally:
-        hook.remove()
-        deed = watch.undone()
-    if deed:
-        raise ValueError(
-            f"model {deed} when it is called (dropout, batch statistics, stochastic depth, spectral "
-            "norm in train mode?): there is no single function Ψ to measure. Call model.eval() "
-            "first, and pass training=False to functions such as dropout"
-        )
-    if mixed:
+    if torch.stack(mixed).any():
         _refuse_mixing("the logits of a sample have a derivative by another sample")
     # Accelerators choose other kernels, and TF32, for other batch sizes.
     rounding = watch.eps**0.5 if x.device.type == "cpu" else 1e-2
-    return torch.cat(pairs), torch.cat(found), rounding * size
+    return torch.cat(pairs), torch.cat(found), rounding * torch.stack(sizes)[:, None]
 
 
-def check_company(logits: Tensor, rows: Tensor, alone: Tensor, tolerance: float) -> None:
+def _slope(logit: Tensor, leaf: Tensor, *, keep: bool) -> Tensor:
+    """Gradient of one logit by the whole batch; zero where there is none."""
+    (grad,) = torch.autograd.grad(logit, leaf, retain_graph=keep, allow_unused=True)
+    return torch.zeros_like(leaf) if grad is None else grad
+
+
+def check_company(logits: Tensor, rows: Tensor, alone: Tensor, tolerance: Tensor) -> None:
     """Refuse logits of a whole batch, of which some rows differ from those that :func:`compute_alone` found.
 
     It cannot be seen what a batch does to the other samples only.
@@ -309,7 +398,8 @@ def _refuse_mixing(found: str) -> None:
     )
 
 
-def _check_finite(name: str, values: Tensor) -> None:
+def check_finite(name: str, values: Tensor) -> None:
+    """Refuse values of which some are NaN or infinite, and say in which samples."""
     finite = values.isfinite().flatten(1).all(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()
@@ -343,7 +433,7 @@ def check_logits(logits: Tensor, x: Tensor) -> None:
         raise ValueError(
             f"model(x) holds {logits.dtype}: return the logits in single or double precision"
         )
-    _check_finite("model(x)", logits)
+    check_finite("model(x)", logits)
     if not logits.requires_grad:
         raise ValueError(
             "model(x) carries no gradient: remove torch.no_grad(), .detach() or .numpy() from the model"

@@ -26,7 +26,8 @@ from lesson_utils import (
     minimal_l2,
     saliency_map,
 )
-from lesson_utils.models import SmallNet, mlp
+from lesson_utils.attacks import line_search, projected_gradient
+from lesson_utils.models import Normalize, SmallNet, mlp
 from lesson_utils.training import accuracy, fit, gradient_penalty_loss
 
 torch.manual_seed(0)
@@ -77,6 +78,14 @@ def test_mixing_that_shows_in_derivatives_only_is_refused():
     x[:, 0] = 1  # the maximum of each sample alone is that of the batch
     with pytest.raises(ValueError, match="derivative by another sample"):
         saliency_map(MIXING["maximum"], x)
+
+
+@pytest.mark.parametrize("loud", range(4))
+def test_a_sample_with_large_scores_hides_no_mixing_in_the_others(loud):
+    x = X.clone()
+    x[loud] *= 1e3
+    with pytest.raises(ValueError, match="mixes the samples of a batch"):
+        linearized_robustness(lambda z: NET(z + 0.1 * z.flip(0).detach().clamp(0, 1)), x)
 
 
 def test_one_by_one_is_the_remedy():
@@ -176,6 +185,79 @@ def test_a_buffer_that_is_replaced_is_put_back():
     saliency_map(model.eval(), X)
 
 
+def normalized():
+    return nn.Sequential(Normalize(0.5, 0.25), mlp([64, 20, 5])).eval()
+
+
+def test_functional_call_gets_its_tensors_and_the_module_keeps_its_own():
+    net = normalized()
+    mean = net[0].mean
+    lent = {name: value.detach().clone() for name, value in net.state_dict().items()}
+    found = linearized_robustness(lambda x: torch.func.functional_call(net, lent, (x,)), X)
+    torch.testing.assert_close(found.value, linearized_robustness(net, X).value)
+    assert net[0].mean is mean
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_an_ensemble_by_vmap(device):
+    nets = [normalized() for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(nets)
+    base = normalized().to(device)
+    mean = base[0].mean
+
+    def one(parameters, buffers, x):
+        return torch.func.functional_call(base, (parameters, buffers), (x,))
+
+    def ensemble(x):
+        return torch.func.vmap(one, (0, 0, None))(parameters, buffers, x).mean(0)
+
+    found = linearized_robustness(ensemble, X)
+    expected = linearized_robustness(lambda x: sum(net(x) for net in nets) / 3, X)
+    torch.testing.assert_close(found.value, expected.value, rtol=1e-4, atol=1e-5)
+    assert base[0].mean is mean
+
+
+class WithBuffer(nn.Module):
+    """A network with a buffer, to which it does something before each pass."""
+
+    def __init__(self, buffer, deed=lambda self: None):
+        super().__init__()
+        self.net, self.deed = mlp([64, 20, 5]), deed
+        self.register_buffer("a", buffer)
+
+    def forward(self, x):
+        self.deed(self)
+        return self.net(x)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR:UserWarning")
+def test_buffers_of_any_kind():
+    for buffer in (torch.eye(4).to_sparse(), torch.eye(4).to_sparse_csr(), torch.ones(1).expand(9)):
+        model = WithBuffer(buffer).eval()
+        found = linearized_robustness(model, X).value
+        torch.testing.assert_close(found, linearized_robustness(model.net, X).value)
+    with pytest.raises(ValueError, match="disagree in device"):
+        saliency_map(normalized().to("meta"), X)
+
+
+DEEDS = {
+    "deleted": lambda self: self.__delattr__("a") if "a" in self._buffers else None,
+    "replaced": lambda self: self.__setattr__("a", self.a + 1),
+    "no buffer": lambda self: self.__setattr__("a", None),
+}
+
+
+@pytest.mark.parametrize("name", DEEDS)
+def test_what_a_model_does_to_its_buffer_is_undone(name):
+    model = WithBuffer(torch.ones(1).expand(9), DEEDS[name])
+    buffer = model.a
+    for wrapped in (model, lambda x: model(x)):
+        with pytest.raises(ValueError, match=r"changes its buffer 'a'.*model\.eval\(\)"):
+            saliency_map(wrapped, X)
+        assert model.a is buffer
+        assert (buffer == 1).all()
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 def test_half_precision_in_a_scripted_model_is_seen_at_its_logits():
     class Half(nn.Module):
@@ -210,10 +292,20 @@ def test_the_points_of_the_package_itself_are_taken(seed):
 # --- precision and outputs -------------------------------------------------------------------
 
 HALF = mlp([64, 20, 5]).bfloat16().eval()
+LONG = nn.LSTM(8, 8, batch_first=True)
+
+
+def half_lstm(x):
+    with torch.autocast("cpu", torch.bfloat16):
+        return LONG(x)[0].float()
+
+
 REDUCED = {
     "casts around a module": lambda x: HALF(x.bfloat16()).float(),
     "a cast of the input": lambda x: NET(x.half().float()),
     "autocast inside": torch.autocast("cpu", torch.bfloat16)(lambda x: NET(x).float()),
+    "autocast around an LSTM": lambda x: NET(8 * half_lstm(x.view(-1, 8, 8)).flatten(1)),
+    "a tuple": lambda x: sum(NET(part.float()) for part in x.bfloat16().chunk(1)),
 }
 
 
@@ -230,6 +322,31 @@ def test_autocast_around_the_call_is_refused(function):
             function(NET, X)
         with torch.autocast("cpu", enabled=False):
             function(NET, X)
+
+
+BLACK = X.clone()
+BLACK[1, ::5] = 0
+NOT_FINITE = {
+    "NaN": lambda x: NET(x.abs().sqrt()),
+    "infinity": lambda x: NET(x.sqrt()),
+    "torch.where": lambda x: NET(torch.where(x > 0, x.log(), 0.0)),
+    "one rival": lambda x: torch.cat([NET(x), x.abs().sqrt().sum(1, keepdim=True) - 50], 1),
+}
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, minimal_l2])
+@pytest.mark.parametrize("name", NOT_FINITE)
+def test_a_gradient_that_is_not_finite_is_refused(name, function):
+    if name == "one rival" and function in (saliency_map, homogeneous_decomposition, minimal_l2):
+        return  # that gradient is not asked for
+    with pytest.raises(
+        ValueError, match=r"gradient of .* 1 of 4 samples \(indices 1\), first for class"
+    ):
+        function(
+            NOT_FINITE[name], BLACK
+        ) if function is not homogeneous_decomposition else function(
+            Around(NOT_FINITE[name]), BLACK
+        )
 
 
 OUTPUTS = {
@@ -288,11 +405,17 @@ def with_its_own_gradient(x):
     return NET(x) + 0 * slope.sum(1, keepdim=True)
 
 
+@pytest.mark.parametrize("attack", [minimal_l2, line_search, projected_gradient])
+def test_attacks_on_a_model_that_differentiates_inside(attack):
+    model = Around(with_its_own_gradient).eval()
+    found, expected = attack(model, X), attack(NET, X)
+    torch.testing.assert_close(found.distance, expected.distance, rtol=1e-4, atol=1e-5)
+    assert accuracy(model, X, LABELS) == accuracy(NET, X, LABELS)
+
+
 class Double(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.net = mlp([64, 20, 5]).double().eval()
-        self.net.load_state_dict(NET.state_dict())
+    net = mlp([64, 20, 5]).double().eval()
+    net.load_state_dict(NET.state_dict())
 
     def forward(self, x):
         return self.net(x.double())
@@ -324,6 +447,28 @@ def test_the_right_number(name):
     assert torch.equal(x, X)
 
 
+def test_margins_of_64_bits_are_not_rounded_before_they_are_taken():
+    model = Around(lambda x: Double.net(x.double()) + 1e6)
+    expected = linearized_robustness(NET, X).value
+    for value in (linearized_robustness(model, X).value, measure(model, X).linearized_robustness):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+    result, usual = minimal_l2(model, X), minimal_l2(NET, X)
+    torch.testing.assert_close(result.distance, usual.distance, rtol=1e-2, atol=1e-5)
+    assert jacobian(model, X)[0].dtype == torch.float32
+    assert homogeneous_decomposition(NET, X).bias.dtype == torch.float32
+
+
+def test_a_decision_in_64_bits_is_the_decision():
+    offsets = torch.tensor([0.0, 3e-9, -1.0]).double()
+    model, x = Around(lambda x: x.double() + offsets).eval(), torch.tensor([[0.5, 0.5, 0.1]])
+    assert linearized_robustness(model, x).prediction.tolist() == [1]
+    result = minimal_l2(model, x)
+    assert result.success.all()
+    assert model(result.adversarial).argmax(1).tolist() == [0]
+    assert 0 < result.distance < 1e-6
+
+
 def test_32_bits_for_64():
     model = Around(lambda x: NET(x.float()).double())
     value = linearized_robustness(model, X.double()).value
@@ -339,6 +484,54 @@ def test_a_model_bound_to_its_batch_is_measured_in_chunks():
         torch.testing.assert_close(found.linearized_robustness, full.value)
     parts = homogeneous_decomposition(binary, X, target=1)
     torch.testing.assert_close(parts.homogeneous + parts.bias, binary.score(X).detach() / 2)
+
+
+def test_binarized_twice_and_by_lists():
+    full = linearized_robustness(NET, X)
+    i, j = full.prediction, full.runner_up
+    for binary in (
+        binarize(binarize(NET, i, j), 1, 0),
+        binarize(NET, i.tolist(), j.tolist()),
+        binarize(NET, i.numpy(), j.numpy()),
+    ):
+        for chunk in (None, 1, 3):
+            found = measure(binary, X, chunk_size=chunk)
+            torch.testing.assert_close(found.linearized_robustness, full.value)
+        assert minimal_l2(binary, X).success.all()
+
+
+def test_what_binarize_is_given():
+    for output in (lambda y: (y,), lambda y: {"out": y}):
+        binary = binarize(lambda x, output=output: output(NET(x)), 0, 1)
+        for call in (binary, lambda x, binary=binary: measure(binary, x)):
+            with pytest.raises(TypeError, match=r"model\(x\) must be a tensor.*output\["):
+                call(X)
+    for column in (lambda x: NET(x)[:, 0], lambda x: NET(x)[:, :1]):
+        with pytest.raises(ValueError, match=r"model\(x\)"):
+            binarize(column, 0, 1)(X)
+    x = X.clone()
+    binarize(lambda x: NET(x.mul_(2)), 0, 1)(x)
+    assert torch.equal(x, X)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_frozen_scripted_modules():
+    net = batch_norm().eval()
+    scripted = torch.jit.freeze(torch.jit.script(net))
+    for model in (scripted, lambda x: scripted(x)):
+        for function in (saliency_map, linearized_robustness, measure):
+            torch.testing.assert_close(function(model, X), function(net, X))
+        torch.testing.assert_close(minimal_l2(model, X).distance, minimal_l2(net, X).distance)
+        assert accuracy(model, X, LABELS) == accuracy(net, X, LABELS)
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, minimal_l2])
+def test_what_is_no_model(function):
+    with pytest.raises(TypeError, match="model must be .*got None"):
+        function(None, X)
+    if function is not homogeneous_decomposition:
+        with pytest.raises(TypeError, match=r"pass an instance, Linear\("):
+            function(nn.Linear, X)
 
 
 def test_threads_that_share_one_network():

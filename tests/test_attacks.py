@@ -261,6 +261,74 @@ def test_from_the_zero_image(attack, dtype):
     assert 1 - ROUNDING <= found <= 1.06
 
 
+# --- a twin of the predicted class is no rival -----------------------------------
+
+
+@OURS
+@BOTH
+@pytest.mark.parametrize("d", [3, 20, 300, 784])
+def test_the_rounding_between_equal_rows_is_no_adversary(attack, dtype, d):
+    for n in (3, 7, 17):  # kernels round the last columns of a product otherwise than the first
+        torch.manual_seed(0)
+        weight, bias = torch.randn(n, d, dtype=dtype), torch.randn(n, dtype=dtype)
+        weight[-1], bias[-1] = weight[0], bias[0]
+        x = torch.randn(8, d, dtype=dtype) + 0.2 * weight[0]
+        exact = AffineClassifier(weight[:-1].double(), bias[:-1].double()).robustness(x.double())
+        result = attack(AffineClassifier(weight, bias), x)
+        assert result.success.all()
+        assert (result.distance >= (1 - 1e-4) * exact - ROUNDING * norm(x)).all()
+        if attack is minimal_l2:
+            assert (result.distance <= (1 + 1e-4) * exact + ROUNDING * norm(x)).all()
+
+
+@pytest.mark.parametrize("name", ["deepfool", "carlini_wagner"])
+def test_foolbox_finds_no_rounding_between_equal_rows(name):
+    torch.manual_seed(0)
+    weight = torch.randn(7, 300)
+    weight[-1] = weight[0]
+    model, x = AffineClassifier(weight), torch.randn(4, 300) + 0.2 * weight[0]
+    result, exact = protocol_attacks(3, 40)[name](model, x), model.robustness(x)
+    assert (result.distance >= (1 - ROUNDING) * exact).all()
+    assert (result.distance <= 1.06 * exact).all()
+
+
+@OURS
+@BOTH
+def test_a_twin_that_is_computed_in_another_order(attack, dtype):
+    torch.manual_seed(0)
+    net, order = mlp([64, 30, 3]).to(dtype).eval(), torch.randperm(30)
+    x = torch.rand(16, 64, dtype=dtype)
+
+    def with_a_twin(y):
+        hidden, last = net[:3](y), net[3]
+        twin = hidden[:, order] @ last.weight[:, order].T + last.bias
+        return torch.cat([net(y), twin[:, [favourite]]], 1)
+
+    favourite = net(x).argmax(1).mode().values.item()
+    without, found = attack(net, x), attack(Around(with_a_twin).eval(), x)
+    mine = net(x).argmax(1) == favourite
+    assert mine.sum() >= 8
+    torch.testing.assert_close(found.distance[mine], without.distance[mine], rtol=1e-3, atol=0)
+
+
+@OURS
+def test_classes_that_tie_where_both_are_dead_are_rivals_elsewhere(attack):
+    def scores(x):  # both zero in a quadrant; beyond it class 1 leads where x_1 > x_0, 0
+        return x.relu()
+
+    x = torch.tensor([[-0.5, -0.3], [-0.1, -2.0]])
+    result = attack(Around(scores).eval(), x)
+    if attack is minimal_l2:
+        torch.testing.assert_close(result.distance, -x[:, 1], rtol=1e-2, atol=0)
+    assert (result.distance >= 0.99 * -x[:, 1]).all()
+
+
+def test_a_rival_that_only_ties_wins_if_it_comes_first():
+    x = torch.rand(5, 3) + 0.1
+    tie = Around(lambda x: torch.stack([0 * x[:, 0], x[:, 0].relu()], 1)).eval()
+    torch.testing.assert_close(minimal_l2(tie, x).distance, x[:, 0], rtol=1e-4, atol=0)
+
+
 # --- a success does not depend on the company ------------------------------------
 
 
@@ -283,6 +351,22 @@ def test_an_adversary_is_one_alone_and_in_any_company(attack, dtype):
                 x.double()
             )
             assert ((distance - rho).abs() <= ROUNDING * (rho + norm(x))).all()
+
+
+@pytest.mark.parametrize("levels", [8, 1000])
+def test_rounded_scores_jump_and_the_adversary_lies_behind_the_jump(levels):
+    torch.manual_seed(0)
+    net, x = mlp([64, 20, 5]).eval(), torch.rand(40, 64)
+
+    def rounded(x):
+        exact = net(x)
+        return exact + ((levels * exact).round() / levels - exact).detach()
+
+    label, result = rounded(x).argmax(1), minimal_l2(Around(rounded).eval(), x)
+    assert result.success.double().mean() > 0.5
+    for size in (1, 2, 3, 7):
+        for rows in result.success.nonzero().flatten().split(size):
+            assert (rounded(result.adversarial[rows]).argmax(1) != label[rows]).all()
 
 
 # --- sound requests ----------------------------------------------------------------
@@ -382,6 +466,38 @@ def test_attacks_leave_no_trace_and_work_without_gradients(attack, mode):
     assert not x.requires_grad
     assert torch.equal(torch.get_rng_state(), random)
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
+
+
+@OURS
+def test_neither_the_default_dtype_nor_the_default_device_matters(attack):
+    torch.manual_seed(0)
+    deeper, small = mlp([20, 12, 3]).eval(), mlp([6, 12, 3]).eval()
+    flat = Around(lambda x: torch.stack([0 * x[:, 0], (norm(x) - 3).relu() - 0.5], 1)).eval()
+    options = {"restarts": 4} if attack is minimal_l2 else {}
+    for net, x in (
+        (deeper, torch.rand(9, 20)),
+        (small, torch.rand(9, 6)),
+        (flat, torch.rand(2, 9)),
+    ):
+        usual = attack(net, x, **options).distance
+        with torch.device("meta"):
+            torch.testing.assert_close(attack(net, x, **options).distance, usual, rtol=0, atol=0)
+        torch.set_default_dtype(torch.float64)
+        try:
+            found = attack(net, x, **options).distance
+        finally:
+            torch.set_default_dtype(torch.float32)
+        torch.testing.assert_close(found, usual, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", ["deepfool", "carlini_wagner"])
+def test_attacks_of_the_experiments_work_without_gradients(mode, name):
+    torch.manual_seed(0)
+    net, x, attack = mlp([6, 12, 3]).eval(), torch.rand(5, 6), protocol_attacks(2, 20)[name]
+    usual = attack(net, x)
+    with mode():
+        assert torch.equal(attack(net, x).distance, usual.distance)
 
 
 # --- accuracy: exact values in the plane -------------------------------------------

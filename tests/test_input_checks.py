@@ -9,6 +9,7 @@ from random_nets import Around
 from torch import nn
 
 from lesson_utils import (
+    AffineClassifier,
     BinaryClassifier,
     alignment,
     binarize,
@@ -135,6 +136,34 @@ def test_training_on_nothing_and_by_what_returns_no_logits(function):
         call(Returning(lambda logits: logits[:, :1]), X, 0 * LABELS)
     with pytest.raises(ValueError, match=r"batch = 5, got \(5, 3, 1\)"):
         call(Returning(lambda logits: logits[..., None]), X, LABELS)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(), nn.BatchNorm1d(4)])
+def test_no_accuracy_in_train_mode_and_no_trace(layer):
+    net = nn.Sequential(layer, nn.Linear(4, 3)).train()
+    before = [b.clone() for b in (*net.buffers(), torch.get_rng_state())]
+    for model in (net, lambda x: net(x)):
+        with pytest.raises(ValueError, match=r"train mode.*model\.eval\(\)"):
+            accuracy(model, X, LABELS)
+    with pytest.raises(ValueError, match=r"draws random numbers.*model\.eval\(\)"):
+        accuracy(lambda x: nn.functional.dropout(NET(x)), X, LABELS)
+    assert all(map(torch.equal, before, (*net.buffers(), torch.get_rng_state())))
+    net.eval()
+    assert 0 <= accuracy(net, X, LABELS) <= 1
+
+
+def test_models_that_cannot_be_trained():
+    with pytest.raises(TypeError, match=r"model must be an nn\.Module with weights, got function"):
+        fit(lambda x: NET(x), X, LABELS)
+    for net in (mlp([4, 3]).requires_grad_(False), nn.Flatten()):
+        with pytest.raises(ValueError, match=r"no weight to train.*requires_grad_\(True\)"):
+            fit(net, X, LABELS)
+    with pytest.raises(ValueError, match=r"x is not finite.*indices 2"):
+        fit(mlp([4, 3]), nan_in_third_sample(), LABELS)
+    for call in WITH_LABELS.values():
+        with pytest.raises(ValueError, match=r"disagree in dtype.*x\.to\(dtype\)"):
+            call(mlp([4, 3]), X.double(), LABELS)
+    assert all(p.grad is None for p in fit(mlp([4, 3]), X, LABELS, epochs=1).parameters())
 
 
 class Returning(nn.Module):
@@ -312,6 +341,13 @@ def test_toy_arguments():
         BinaryClassifier([0.0, 0.0])
     with pytest.raises(ValueError, match="disagree in dtype"):
         BinaryClassifier([1.0, 2.0]).robustness(torch.rand(3, 2))
+
+
+def test_affine_classifier_of_scores_without_end_and_of_samples_of_another_size():
+    with pytest.raises(ValueError, match=r"Ψ\(x\) is not finite"):
+        AffineClassifier(torch.eye(3) * 1e30).robustness(1e20 * torch.rand(4, 3))
+    with pytest.raises(ValueError, match=r"x has 4 entries a sample, but weight has rows of 3"):
+        AffineClassifier(torch.eye(3)).robustness(torch.rand(4, 4))
 
 
 # --- edge cases that are answers, not errors ---------------------------------

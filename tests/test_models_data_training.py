@@ -4,8 +4,10 @@ import pytest
 import timm
 import torch
 import torchvision
+from random_nets import Around
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lesson_utils import gradient_penalty_loss
 from lesson_utils.data import (
@@ -346,6 +348,79 @@ def test_a_penalty_beside_batch_statistics_is_refused():
     torch.testing.assert_close(whole, torch.stack(single).mean())
     fit(net, x[:5], y[:5], batch_size=2, epochs=1)  # a last batch of one
     assert not torch.equal(net[0].running_mean, before)
+
+
+BATCH_NORM = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+HIDDEN = {
+    "a function": lambda x: BATCH_NORM(x),
+    "a method": BATCH_NORM.forward,
+    "batch_norm": lambda x: nn.functional.batch_norm(x, None, None, training=True)[:, :3],
+    "the mean": lambda x: BATCH_NORM[0](x - x.mean(0)),
+    "the largest": lambda x: BATCH_NORM[0](x / x.max()),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.parametrize("batch", [2, 7])
+def test_a_penalty_beside_hidden_statistics_is_refused(name, batch):
+    x, y = torch.rand(batch, 4), torch.arange(batch) % 3
+    for model in (HIDDEN[name], Around(HIDDEN[name])):
+        with pytest.raises(ValueError, match=r"mixes the samples.*no penalty per sample"):
+            gradient_penalty_loss(model, x, y, 1.0)
+    with pytest.raises(ValueError, match=r"mixes the samples.*no penalty per sample"):
+        fit(nn.Sequential(nn.Linear(4, 4), Around(HIDDEN[name])), x, y, strength=1.0)
+    if name != "batch_norm":
+        fit(nn.Sequential(nn.Linear(4, 4), Around(HIDDEN[name])), x, y, epochs=1)  # no penalty
+
+
+def test_the_question_changes_no_penalty():
+    x, y = torch.rand(6, 4), torch.arange(6) % 3
+    net = nn.Sequential(nn.Linear(4, 6), nn.Dropout(), nn.GroupNorm(2, 6), nn.Linear(6, 3))
+    found = []
+    for check in (True, False):
+        torch.manual_seed(0)
+        net.zero_grad()
+        gradient_penalty_loss(net, x, y, 1.0, check=check)[0].backward()
+        found.append(torch.cat([p.grad.flatten() for p in net.parameters()]))
+    assert torch.equal(*found)
+
+
+def test_a_penalty_of_compiled_models():
+    x, y = torch.rand(6, 4), torch.arange(6) % 3
+    net = mlp([4, 8, 3])
+    expected = gradient_penalty_loss(net, x, y, 1.0)
+    inside = nn.Sequential(torch.compile(net, backend="aot_eager"))
+    for model in (torch.compile(net, backend="aot_eager"), inside):
+        found = gradient_penalty_loss(model, x, y, 1.0)
+        found[0].backward()
+        torch.testing.assert_close(found, expected)
+    fit(inside, x, y, strength=1.0, epochs=1)
+
+
+@pytest.mark.parametrize("attention", [nn.MultiheadAttention(4, 1, batch_first=True), None])
+def test_a_penalty_of_attention_with_a_kernel_of_its_own_choice(attention):
+    x, y = torch.rand(6, 5, 4), torch.arange(6) % 3
+    head = nn.Linear(4, 3)
+
+    def model(x):
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            if attention is None:
+                return head(nn.functional.scaled_dot_product_attention(x, x, x).mean(1))
+            return head(attention(x, x, x, need_weights=False)[0].mean(1))
+
+    loss, penalty = gradient_penalty_loss(model, x, y, 1.0)
+    loss.backward()
+    assert penalty > 0
+
+
+def test_batch_normalisation_and_a_single_image():
+    x, y = torch.rand(6, 4), torch.arange(6) % 3
+    for images, size in ((6, 1), (1, 64)):
+        with pytest.raises(ValueError, match=r"x is a batch of one image.*batch_size ≥ 2"):
+            fit(BATCH_NORM, x[:images], y[:images], batch_size=size)
+        assert not BATCH_NORM.training
+    spatial = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3))
+    fit(spatial, x.view(6, 1, 2, 2), y, batch_size=1, epochs=1)
 
 
 def test_images_of_bytes_are_refused():

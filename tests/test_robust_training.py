@@ -306,3 +306,37 @@ def counted(calls):
             return output
 
     return Counted()
+
+
+class WithState(nn.Module):
+    """A network with something in its state that is no dense tensor."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.net = mlp([64, 10])
+        made = {"sparse": torch.eye(3).to_sparse(), "expanded": torch.ones(1).expand(9)}
+        self.register_buffer("a", made.get(kind))
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class WithExtraState(WithState):
+    def get_extra_state(self):
+        return {"steps": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["sparse", "expanded", "extra"])
+def test_what_no_checkpoint_can_hold_is_refused_before_the_first_step(kind, images, tmp_path):
+    net, told = {"extra": WithExtraState}.get(kind, WithState)(kind), []
+    recipe = replace(RECIPE, epochs=1)
+    images = images[0].flatten(1), images[1]
+    options = {"recipe": recipe, "after_epoch": told.append}
+    with pytest.raises(ValueError, match=r"which a checkpoint cannot hold.*without checkpoint"):
+        one(net, images, checkpoint=tmp_path / "a", **options)
+    assert not told
+    one(net, images, **options)
+    assert told

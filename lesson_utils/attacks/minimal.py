@@ -9,7 +9,17 @@ from torch import Tensor
 
 from ..autograd import inner, leaf_and_logits, norm, per_sample, ranking
 from ..validation import Bounds, Model, check_integer
-from .common import AttackResult, Task, as_result, ask, bisect, boundary, is_adversarial, scores
+from .common import (
+    AttackResult,
+    Task,
+    as_result,
+    ask,
+    bisect,
+    boundary,
+    is_adversarial,
+    scores,
+    without_twins,
+)
 from .proposals import around, deepfool, elsewhere, far_and_wide, leaping_walk, penalty_method
 
 # Up to so many entries a sample, random points cover the directions.
@@ -56,7 +66,9 @@ def minimal_l2(
     AttackResult
         The attack is on the *predicted* class of x, as in the definition of ρ; true
         labels play no part. An adversary has finite scores and another decision, in this
-        batch and alone; it lies a few roundings of the scores beyond the boundary.
+        batch and alone; it lies a few roundings of the scores beyond the boundary. The lead of a
+        class that ties with i* at x and has its gradient there (a twin) counts where it is more
+        than rounding.
 
     Raises
     ------
@@ -86,7 +98,9 @@ def minimal_l2(
     if restarts == 0:
         return as_result(task, best)
     # Only now: what is nearer at first sight may end further away than what it takes the place of.
-    weaker = ranking(scores(task, task.x), task.label)[:, 2:6].unbind(1)
+    weaker = ranking(without_twins(task, task.x, scores(task, task.x)), task.label)[:, 2:6].unbind(
+        1
+    )
     for k in range(restarts):
         # One in four makes for a rival that is not the strongest at x: the others seldom end there.
         rival = weaker[k // 4 % len(weaker)] if weaker and k % 4 == 3 else None
@@ -178,7 +192,8 @@ def _foot_on_tangent(task: Task, y: Tensor) -> Tensor:
     """
     leaf, logits = leaf_and_logits(task.model, y)
     roundings = 16 * torch.finfo(y.dtype).eps
-    distance, n = boundary(logits, leaf, task.label, lead=roundings * logits.abs().amax(1))
+    lead = 16 * torch.finfo(logits.dtype).eps * logits.abs().amax(1)
+    distance, n = boundary(without_twins(task, y, logits), leaf, task.label, lead=lead)
     s = inner(n, y - task.x) - distance - roundings * norm(y)
     if task.bounds is None:
         return task.x + per_sample(s, y) * n

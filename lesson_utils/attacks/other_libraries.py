@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from ..autograd import leaf_and_logits
 from ..extras import needed_by
-from ..validation import Model
-from .common import AttackResult, as_result, ask
+from ..validation import Model, as_tensor_of_logits, logits_alone
+from .common import AttackResult, Task, as_result, ask, without_twins
 
 
 @torch.inference_mode(False)
@@ -47,11 +49,19 @@ def by_foolbox(attack, model: Model, x: Tensor) -> AttackResult:
         )
     task = ask(model, x)
     reach = max(10.0, 2 * task.x.abs().max().item())
-    wrapped = foolbox.PyTorchModel(_Shielded(model).eval(), (-reach, reach), device=x.device)
+    rivals = model if task.twins is None else partial(_scores_of_rivals, task)
+    wrapped = foolbox.PyTorchModel(_Shielded(rivals).eval(), (-reach, reach), device=x.device)
     devices = [x.device] if x.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         found, _, _ = attack(wrapped, task.x, task.label, epsilons=None)
-    return as_result(task, found)
+    return as_result(task, found.to(task.x.dtype))
+
+
+def _scores_of_rivals(task: Task, y: Tensor) -> Tensor:
+    """The scores, with the least of them for a twin of i*: foolbox cannot know that it is no rival."""
+    logits = as_tensor_of_logits(task.model(y))
+    least = logits.detach().amin(1, keepdim=True)
+    return torch.where(without_twins(task, y, logits) == -torch.inf, least, logits)
 
 
 class _Shielded(nn.Module):
@@ -63,7 +73,7 @@ class _Shielded(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not (x.requires_grad and torch.is_grad_enabled()):
-            return self.function[0](x.clone())
+            return logits_alone(self.function[0], x)
         return _ByInputAlone.apply(x, self.function[0])
 
 

@@ -17,6 +17,7 @@ from .common import (
     decides_otherwise,
     is_adversarial,
     unit,
+    without_twins,
 )
 
 
@@ -37,6 +38,7 @@ def deepfool(task: Task, steps: int = 50) -> Tensor:
 def _to_nearest_boundary(task: Task, y: Tensor) -> Tensor:
     """Step from y to the nearest of ten linearized boundaries, and a little beyond it."""
     leaf, logits = leaf_and_logits(task.model, y)
+    logits = without_twins(task, y, logits)
     rivals = ranking(logits, task.label)[:, 1:11]
     nearest, direction = torch.full_like(task.length, torch.inf), torch.zeros_like(y)
     for k, rival in enumerate(rivals.unbind(1), start=1):
@@ -70,8 +72,8 @@ def leaping_walk(
         direction, fooled, finite = ascent(task, x + delta, spread=level, rival=rival)
         nearest.offer(delta, fooled)
         # Where the scores are no numbers there is no direction: half the way back.
-        longer = torch.where(finite, 1 + share, 0.5)
-        radius = radius * torch.where(fooled, 1 - share, longer)
+        longer = torch.where(finite, (1 + share) * radius, radius / 2)
+        radius = torch.where(fooled, (1 - share) * radius, longer)
         ahead = delta + per_sample((2 - 1.99 * done) * first, x) * direction
         delta = task.clip(x + per_sample(radius, x) * unit(ahead)[2]) - x
     return x + nearest.delta
@@ -82,11 +84,19 @@ def elsewhere(task: Task, y: Tensor, seed: int) -> Tensor:
 
     The noise is the same for every sample, so that none depends on its company.
     """
-    x, generator = task.x, torch.Generator().manual_seed(seed)
-    noise = torch.randn(x[:1].shape, generator=generator, dtype=torch.float64)
+    x, noise = task.x, _noise(task.x[:1].shape, _generator(seed))
     share = 10 if seed % 2 else 3
     direction = unit(unit(y - x)[2] + share * unit(noise)[2].to(x))[2]
     return task.clip(x + per_sample(norm(y - x), x) * direction)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def _noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Normal numbers: the same on every device, and whatever dtype and device are the default ones."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def penalty_method(task: Task, steps: int = 60) -> Tensor:
@@ -107,9 +117,10 @@ def penalty_method(task: Task, steps: int = 60) -> Tensor:
         fooled = decides_otherwise(task, y, logits)
         nearest.offer(y - x, fooled)
         v.copy_((y - x) / length)
-        drive = c * torch.where(fooled, 0.3, 1.0)
-        v.grad = 2 * v + per_sample(drive, v) * boundary(logits, leaf, task.label)[1]
-        c *= torch.where(fooled, 0.9, 1.1)
+        _, normal = boundary(without_twins(task, y, logits), leaf, task.label)
+        drive = torch.where(fooled, 0.3 * c, c)
+        v.grad = 2 * v + per_sample(drive, v) * normal
+        c = torch.where(fooled, 0.9 * c, 1.1 * c)
         # all entries together: one length at the beginning, a hundredth at the end
         stride = 1 - 0.99 * _done(step, steps)
         adam.param_groups[0]["lr"] = stride / x[0].numel() ** 0.5
@@ -143,11 +154,12 @@ def around(task: Task, y: Tensor, *, points: int = 256, rounds: int = 8) -> Tens
     They scatter about y, from a thousandth of its distance up to the distance itself. The
     noise is the same for every sample, so that none depends on its company.
     """
-    x, generator = task.x, torch.Generator().manual_seed(0)
+    x, generator = task.x, _generator(0)
+    share = torch.linspace(0, 1, points, dtype=torch.float32, device="cpu")
     for _ in range(rounds):
         radius = norm(y - x)
-        noise = torch.randn(points, *x[0].shape, generator=generator, dtype=torch.float64)
-        noise *= 10 ** (-3 * torch.linspace(0, 1, points) ** 2).view(-1, *[1] * (x.ndim - 1))
+        noise = _noise((points, *x[0].shape), generator)
+        noise *= 10 ** (-3 * share**2).view(-1, *[1] * (x.ndim - 1))
         offsets = (y - x) + per_sample(radius, x) * noise.to(x)[:, None]
         size = norm(offsets.flatten(0, 1)).view(points, -1) / radius
         inside = offsets * (0.999 / size.clamp(min=1)).view(points, -1, *[1] * (x.ndim - 1))
@@ -162,10 +174,8 @@ def far_and_wide(task: Task, directions: int = 16) -> Tensor:
 
     Needs no gradient: for samples around which the scores are constant.
     """
-    x, generator = task.x, torch.Generator().manual_seed(0)
-    found = torch.full_like(x, torch.nan)
-    noise = torch.randn(directions, *x[0].shape, generator=generator, dtype=torch.float64)
-    rays = unit(noise)[2].to(x)[:, None]
+    x, found = task.x, torch.full_like(task.x, torch.nan)
+    rays = unit(_noise((directions, *x[0].shape), _generator(0)))[2].to(x)[:, None]
     for k in range(-6, 12):
         size = per_sample(2.0**k * task.length, x)
         missing = per_sample(~found.flatten(1).isfinite().all(1), x)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..autograd import per_sample
 from ..extras import needed_by
 from ..validation import Model
-from .common import AttackResult, Task, as_result, ask, scores
+from .common import AttackResult, Task, as_result, ask, scores, without_twins
 from .gradient_attacks import line_search, projected_gradient
 from .minimal import minimal_l2
 from .other_libraries import by_foolbox
@@ -58,6 +58,7 @@ class _Nearby(nn.Module):
         return _Nearby(self.task.of(rows), self.margin[rows])
 
 
+@torch.inference_mode(False)
 def _carlini_wagner(rounds: int, steps: int, model: Model, x: Tensor) -> AttackResult:
     """Foolbox's attack by Carlini and Wagner, in units that suit each sample.
 
@@ -68,9 +69,10 @@ def _carlini_wagner(rounds: int, steps: int, model: Model, x: Tensor) -> AttackR
     from foolbox.attacks import L2CarliniWagnerAttack
 
     task = ask(model, x)
-    first, second = scores(task, task.x).topk(2).values.T
+    first, second = without_twins(task, task.x, scores(task, task.x)).topk(2).values.T
     margin = torch.maximum(first - second, torch.finfo(first.dtype).eps * first.abs())
-    nearby, origin = _Nearby(task, margin.where(margin > 0, 1.0)), torch.zeros_like(task.x)
+    margin = margin.where((margin > 0) & margin.isfinite(), 1.0)
+    nearby, origin = _Nearby(task, margin), torch.zeros_like(task.x)
     share = 20 / steps  # of its length, that a step of Adam takes; tried: 5, 10, 20, 40
     stepsize = share / origin[0].numel() ** 0.5 / 10  # foolbox's unit is the bound, ±10
     attack = L2CarliniWagnerAttack(rounds, steps, stepsize=stepsize, initial_const=1.0)

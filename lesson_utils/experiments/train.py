@@ -85,12 +85,14 @@ def train(
     Raises
     ------
     ValueError
-        `strength` or `seed` is negative, or the checkpoint is of another training.
+        `strength` or `seed` is negative, or the checkpoint is of another training, or cannot hold
+        the model.
     """
     from tqdm.auto import tqdm
 
     check_number("strength", strength)
     seed = check_integer("seed", seed, least=0)
+    _check_can_be_stored(checkpoint, model)
     # this memory format makes the convolutions faster on a CPU
     _training_mode(model.to(memory_format=torch.channels_last), recipe)
     weights, rate, decay = model.parameters(), recipe.learning_rate, recipe.weight_decay
@@ -121,7 +123,8 @@ def train(
             else:
                 whole = cut_into_batches(model, order, recipe.batch_size)
                 batches = _shares(images, whole, recipe.augment)
-            loss = _epoch(parallel, optimizer, batches, strength, recipe.clip, bar)
+            check = len(epochs) == 0  # whether the penalty is one for each sample
+            loss = _epoch(parallel, optimizer, batches, strength, recipe.clip, bar, check=check)
             finite = all(p.isfinite().all() for p in model.parameters())
             epochs.append([time.perf_counter() - began, loss if finite else math.nan])
             if after_epoch is not None:
@@ -181,7 +184,14 @@ def flip_and_shift(x: Tensor) -> Tensor:
 
 
 def _epoch(
-    model: nn.Module, optimizer, batches: Iterable[_Batch], strength: float, clip: float, bar
+    model: nn.Module,
+    optimizer,
+    batches: Iterable[_Batch],
+    strength: float,
+    clip: float,
+    bar,
+    *,
+    check: bool,
 ) -> float:
     """One pass over the data; mean of the objective over all images of all processes."""
     device, world = next(model.parameters()).device, rank_and_count()[1]
@@ -189,7 +199,8 @@ def _epoch(
     for x, y, count, size in batches:  # count: images of this process, of `size` in all
         optimizer.zero_grad()
         with DepthwiseTwice():
-            loss, _ = gradient_penalty_loss(model, x.to(device), y.to(device), strength)
+            x, y = x.to(device), y.to(device)
+            loss, _ = gradient_penalty_loss(model, x, y, strength, check=check and seen == 0)
         # Processes average their gradients: weighted so, that is the gradient of the whole batch.
         (count * world / size * loss).backward()
         if clip < math.inf:
@@ -200,6 +211,22 @@ def _epoch(
         bar.update()
     total, seen = summed(torch.stack([total, total.new_tensor(seen)]))
     return (total / seen).item()
+
+
+def _check_can_be_stored(checkpoint: Path | None, model: nn.Module) -> None:
+    """Refuse to begin a training whose state no checkpoint can hold, or give back."""
+    for name, value in model.state_dict().items() if checkpoint is not None else ():
+        is_tensor = isinstance(value, Tensor)
+        if not is_tensor or value.layout != torch.strided:
+            found = f"stored as {value.layout}" if is_tensor else "no tensor"
+        elif 0 in value.stride() and value.numel() > 1:
+            found = "expanded, several entries that share one place in memory"
+        else:
+            continue
+        raise UserError(
+            f"the model's '{name}' is {found}, which a checkpoint cannot hold: make it a dense tensor, "
+            "e.g. by .to_dense() or .clone(), or train without checkpoint"
+        )
 
 
 def _save(checkpoint: Path | None, identity: str, model, optimizer, epochs) -> None:

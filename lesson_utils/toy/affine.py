@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd import norm
-from ..validation import check_agreement, check_input
+from ..validation import check_agreement, check_finite, check_input
 
 
 class AffineClassifier(nn.Module):
@@ -53,7 +53,13 @@ class AffineClassifier(nn.Module):
         """ρ, `(batch,)`, and the step from x to the nearest boundary, `(batch, d)`."""
         check_input(self, x)
         check_agreement(self, x)
+        if x[0].numel() != self.weight.shape[1]:
+            found = (
+                f"{x[0].numel()} entries a sample, but weight has rows of {self.weight.shape[1]}"
+            )
+            raise ValueError(f"x has {found}: pass samples of that size")
         logits = self(x)
+        check_finite("Ψ(x)", logits)
         prediction = logits.argmax(1)
         normals = self.weight[prediction][:, None] - self.weight  # (batch, n, d)
         margins = logits.gather(1, prediction[:, None]) - logits
