@@ -527,7 +527,7 @@ def test_frozen_scripted_modules():
 
 @pytest.mark.parametrize("function", [*FUNCTIONS, minimal_l2])
 def test_what_is_no_model(function):
-    with pytest.raises(TypeError, match="model must be .*got None"):
+    with pytest.raises(TypeError, match=r"model must be .*got None"):
         function(None, X)
     if function is not homogeneous_decomposition:
         with pytest.raises(TypeError, match=r"pass an instance, Linear\("):
