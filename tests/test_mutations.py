@@ -292,7 +292,11 @@ EQUAL = {
     | signless("sorted((min(column) for column in columns))[distances.shape[1] // 2]")
     | {
         "distances := (distances).flip(0)",  # the attacks in another order
-        "distances.amin(0).median() → distances.amin(0).nanmedian()",  # there is no NaN
+        # there is no NaN
+        "np.median(distances.amin(0)) → np.nanmedian(distances.amin(0))",
+        "float(np.median(distances.amin(0))) → np.median(distances.amin(0))",
+        "float(np.median(distances.amin(0))) → abs(float(np.median(distances.amin(0))))",
+        "np.median(distances.amin(0)) → abs(np.median(distances.amin(0)))",
     },
     "lesson09.exponent": ONE_NUMBER
     | homogeneous("alpha", "rho")  # an exponent has no unit

@@ -151,7 +151,12 @@ def test_where_a_window_is_cut():
 
 @pytest.mark.parametrize(
     ("name", "end", "alpha", "near"),
-    [("mnist", 1.0, 1.43, 1.21), ("imagenette", 1.0, 1.66, 1.58)],
+    [
+        ("mnist", 1.0, 1.43, 1.21),
+        ("tiny-imagenet", 5.0, 14.3, 4.03),
+        ("imagenette", 1.0, 1.66, 1.58),
+        ("imagenette", 3.0, 1.83, 1.60),
+    ],
 )
 def test_growth_from_no_penalty_to_an_end(name, end, alpha, near):
     """C5, on the attacked images."""
@@ -160,7 +165,7 @@ def test_growth_from_no_penalty_to_an_end(name, end, alpha, near):
     for quantity, expected in (("alignment", alpha), ("nearest", near)):
         images = attacked if quantity == "alignment" else None
         grown = middle(data, end, quantity, images) / middle(data, 0.0, quantity, images)
-        assert grown == pytest.approx(expected, abs=0.005)
+        assert grown == pytest.approx(expected, rel=0.004)
 
 
 def rank_correlation(a, b):
@@ -172,6 +177,7 @@ def rank_correlation(a, b):
     ("name", "top", "share", "ratio", "order"),
     [
         ("mnist", 1.0, [0.925, 0.995], [1.24, 1.52], 0.92),
+        ("tiny-imagenet", 5.0, [0.37, 0.66], [1.0, 1.02], 0.98),
         ("imagenette", 3.0, [0.49, 0.85], [1.0, 1.25], 0.93),
     ],
 )
@@ -231,23 +237,22 @@ def test_laws_of_growth_on_photographs():
         ).fun
 
     every, late = slice(None), slice(3, None)
-    printed = {"power law": 0.094, "line": 0.271, "line from the floor": 0.050}
+    printed = {"power law": 0.066, "line": 0.335, "line from the floor": 0.057}
     theirs = records.growth_laws(rho, alpha, noise)
     for name, error in printed.items():
         assert best(name, every) == pytest.approx(error, abs=0.001)
         assert theirs[name]["error"] == pytest.approx(best(name, every), rel=1e-3)
     assert best("line", late) < 0.5 * best("power law", late)
     local = np.diff(np.log(alpha)) / np.diff(np.log(rho))
-    assert local == pytest.approx([1.16, 1.41, 2.22, 2.62, 2.11, 1.96, 1.04], abs=0.006)
-    assert line_slope(rho, alpha) == pytest.approx(1.75, abs=0.005)
+    assert local == pytest.approx([1.24, 1.41, 2.22, 2.62, 2.11, 1.96, 1.57], abs=0.006)
+    assert line_slope(rho, alpha) == pytest.approx(1.87, abs=0.005)
 
 
 def test_photographs_that_every_network_gets_right():
-    right = np.all([v["prediction"] == v["label"] for v in PHOTOGRAPHS.values()], axis=0)
-    some = {
-        key: {q: v[q][right] for q in v if len(v[q]) == len(right)}
-        for key, v in PHOTOGRAPHS.items()
-    }
+    """In the first training of each λ."""
+    first = {key: v for key, v in PHOTOGRAPHS.items() if key[1] == 0}
+    right = np.all([v["prediction"] == v["label"] for v in first.values()], axis=0)
+    some = {key: {q: v[q][right] for q in v if len(v[q]) == len(right)} for key, v in first.items()}
     assert right.sum() == 304
     assert exponent(some, window(PHOTOGRAPHS)) == pytest.approx(1.74, abs=0.005)
 
