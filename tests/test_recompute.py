@@ -295,3 +295,33 @@ def test_the_quality_of_the_linearization():
     v = PHOTOGRAPHS[5.0, 0]
     same = [median(v["linearized_robustness"][:100]), median(nearest(v))]
     assert same == pytest.approx([0.936, 0.924], abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("name", "end", "expected"),
+    [
+        ("mnist", 1.0, 0.977),
+        ("tiny-imagenet", 5.0, 1.61),
+        ("imagenette", 1.0, 0.497),
+        ("imagenette", 3.0, 0.540),
+    ],
+)
+def test_degrees_at_both_ends(name, end, expected):
+    """Lesson 11, direction."""
+    data = read(name)
+    grown = [middle(data, s, "degree_of_homogeneity") for s in (end, 0.0)]
+    assert grown[0] / grown[1] == pytest.approx(expected, rel=0.005)
+
+
+def test_the_degree_and_the_connection_along_the_sweep():
+    """Lesson 11, prediction: one pair a training."""
+    for end, expected in ((1.0, 0.709), (2.0, 0.789), (3.0, 0.845)):
+        pairs = [
+            (
+                median(v["degree_of_homogeneity"]),
+                np.corrcoef(v["alignment"], v["linearized_robustness"])[0, 1],
+            )
+            for (s, _), v in DIGITS.items()
+            if s <= end
+        ]
+        assert rank_correlation(*np.transpose(pairs)) == pytest.approx(expected, abs=0.002)
