@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from scipy.optimize import minimize
 
 from lesson_utils import records
@@ -325,3 +326,38 @@ def test_the_degree_and_the_connection_along_the_sweep():
             if s <= end
         ]
         assert rank_correlation(*np.transpose(pairs)) == pytest.approx(expected, abs=0.002)
+
+
+def test_growth_seen_from_the_mean():
+    """Lessons 10 and 11: medians of what was measured of each network at hand."""
+    file = RECORDED / "from-the-mean" / "samples.safetensors"
+    seen = load_file(file)
+    for kind, top, expected in (
+        ("mnist", "1", 1.05),
+        ("tiny-imagenet", "2", 0.915),
+        ("imagenette", "1", 0.92),
+    ):
+        grown = {}
+        for origin in ("black", "mean"):
+            logs = {
+                s: [
+                    math.log(median(v.tolist()))
+                    for name, v in seen.items()
+                    if re.fullmatch(rf"{kind}/strength-{s}-seed-\d+/{origin}", name)
+                ]
+                for s in ("0", top)
+            }
+            grown[origin] = np.mean(logs[top]) - np.mean(logs["0"])
+        assert math.exp(grown["mean"] - grown["black"]) == pytest.approx(expected, abs=0.01)
+
+
+def test_growth_without_biases():
+    """Lesson 11, the intervention on photographs: factors of α and ρ̃ from λ = 0 to 2."""
+    for arm, of_alpha, of_rho in (("no-biases", 4.0, 3.1), ("biases", 6.8, 3.3)):
+        low, high = (
+            load_file(RECORDED / "without-biases" / f"{arm}-seed-0-strength-{s}.safetensors")
+            for s in (0, 2)
+        )
+        for kind, expected in (("alignment", of_alpha), ("linearized_robustness", of_rho)):
+            factor = median(high[kind].tolist()) / median(low[kind].tolist())
+            assert factor == pytest.approx(expected, abs=0.06)
