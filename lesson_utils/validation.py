@@ -137,9 +137,7 @@ def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     leaf = x.detach().clone().requires_grad_(True)
     with torch.enable_grad():
-        logits = call_uncompiled(
-            model, leaf.clone()
-        )  # a clone, which the model may change in place
+        logits = call_uncompiled(model, leaf.clone())  # a clone: the model may change its input
     if logits.dtype in _PRECISIONS:
         logits = logits.to(torch.promote_types(x.dtype, logits.dtype))
     return leaf, logits
