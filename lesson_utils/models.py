@@ -51,10 +51,10 @@ class Normalize(nn.Module):
         return (x - self.mean.view(shape)) / self.std.view(shape)
 
     def extra_repr(self) -> str:
-        """What `print` shows of the layer: mean and std, to six digits."""
+        """What `print` shows of the layer: mean and std, to four digits."""
         shown = []
         for name, value in (("mean", self.mean), ("std", self.std)):
-            numbers = ", ".join(f"{v:.6g}" for v in value.view(-1).tolist())
+            numbers = ", ".join(f"{v:.4g}" for v in value.view(-1).tolist())
             shown.append(f"{name}=[{numbers}]" if value.ndim else f"{name}={numbers}")
         return ", ".join(shown)
 
