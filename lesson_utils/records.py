@@ -279,14 +279,6 @@ def verdict(found: Sequence[Mapping], above: float) -> str:
     return "undecided"
 
 
-def middle_places(n: int) -> list[int]:
-    """Of n networks the place in the middle, or the two where n is even: there halves meet.
-
-    Of `m`, in the order of λ, the halves are `m[: k + 1]` and `m[k:]` for each place k.
-    """
-    return sorted({(n - 1) // 2, n // 2})
-
-
 def growth_window(folder: str | Path) -> tuple[list[float], list[float]]:
     """The networks along which robustness grows: from the smallest λ to the most robust one.
 
@@ -350,6 +342,54 @@ def growth_exponent(
     sweep = load_sweep(folder, strengths, [against, of], seed)
     found = interval(sweep, lambda m: slope(*m.T), resamples)
     return {"exponent": found.pop("value"), **found}
+
+
+def middle_places(n: int) -> list[int]:
+    """Of n networks the place in the middle, or the two where n is even: there halves meet.
+
+    Of `m`, in the order of λ, the halves are `m[: k + 1]` and `m[k:]` for each place k.
+    """
+    return sorted({(n - 1) // 2, n // 2})
+
+
+def growth_bends(
+    folder: str | Path,
+    ends: Sequence[float],
+    *,
+    against: str = "linearized_robustness",
+    resamples: int = 1000,
+) -> dict[tuple[float, float], dict]:
+    """By how much the growth of median α slows down: p of the first half less p of the second.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of a record.
+    ends : sequence of float
+        Each a λ at which the window may end; see :func:`growth_window`.
+    against : str
+        As in :func:`growth_exponent`.
+    resamples : int
+        Of the :func:`interval`.
+
+    Returns
+    -------
+    dict
+        For each end and each λ in the middle of its window, :func:`middle_places`, the interval.
+    """
+    models = load_record(folder)["models"]
+    strengths = sorted({m["strength"] for m in models if m["diverged"] is None})
+    found = {}
+    for end in ends:
+        upto = [s for s in strengths if s <= end]
+        sweep = load_sweep(folder, upto, [against, "alignment"])
+        for k in middle_places(len(upto)):
+
+            def bend(m, k=k):
+                return slope(*m[: k + 1].T) - slope(*m[k:].T)
+
+            found[end, upto[k]] = interval(sweep, bend, resamples)
+    return found
 
 
 def local_exponents(rho: np.ndarray, alpha: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -132,7 +133,10 @@ def main():
             found = load_file(file)
             print(
                 seen[-1],
-                {k: round(v.median().item(), 4) for k, v in found.items()},
+                {
+                    k: round(float(np.median(v)), 4)
+                    for k, v in found.items()
+                },
                 found["correct"].mean().item(),
                 flush=True,
             )
