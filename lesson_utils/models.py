@@ -6,7 +6,6 @@ the model, so ρ, ε and α are in pixel units whatever the network does inside.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -251,7 +250,8 @@ def efficientnet_lite0(
         import timm
 
     if isinstance(classes, Collection) and not isinstance(classes, str):
-        kept = list(classes)
+        kept = classes.tolist() if hasattr(classes, "tolist") else classes
+        kept = [check_integer("each of classes", k, least=0) for k in kept]
         if not kept or len(set(kept)) < len(kept) or not set(kept) <= set(range(1000)):
             raise ValueError(
                 f"classes must be different numbers of ImageNet's classes, 0 … 999, got {classes}"
@@ -316,6 +316,9 @@ def network_of(settings: Mapping, seed: int = 0, *, pretrained: bool = False) ->
         )
 
 
+_SAVING = "save the weights alone, torch.save(model.state_dict(), file)"
+
+
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     """Load a state dict into `model`, from safetensors or from a file of `torch.save`.
 
@@ -324,53 +327,72 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     Raises
     ------
     FileNotFoundError
+    TypeError
+        `model` is no module, or `path` no name of a file.
     RuntimeError
-        The file holds no finite weights, or names or shapes do not fit the model; the message
-        names the file and what does not fit. (Of a pickle that would execute something:
-        `pickle.UnpicklingError`.)
+        The file cannot be read, holds no finite real weights, or names or shapes do not fit the
+        model; the message names the file and what does not fit.
     """
-    remedy = "save the weights alone, torch.save(model.state_dict(), file)"
-    if Path(path).suffix == ".safetensors":
+    if not isinstance(path, (str, Path)):
+        remedy = "model.load_state_dict loads what is open already"
+        raise TypeError(f"path must be the name of a file, got {type(path).__name__}: {remedy}")
+    is_safe = Path(path).suffix.lower() == ".safetensors"
+    if is_safe:
         with needed_by("load_weights"):
             from safetensors.torch import load_file
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a network, an nn.Module, got {type(model).__name__}")
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file of weights {path}")
     try:
-        if Path(path).suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if is_safe else torch.load(path, "cpu", weights_only=True)
+    except Exception:  # each format has errors of its own; torch's tell to execute the file
+        raise RuntimeError(f"{path} is no {_unread(Path(path), is_safe)}") from None
+    try:
         if not isinstance(state, Mapping) or not all(map(torch.is_tensor, state.values())):
-            inside = (
-                f" with {', '.join(map(str, list(state)[:4]))}"
-                if isinstance(state, Mapping)
-                else ""
-            )
-            raise RuntimeError(f"it holds a {type(state).__name__}{inside}: {remedy}")
+            first = ", ".join(map(str, list(state)[:4])) if isinstance(state, Mapping) else ""
+            inside = f" with {first}" if first else ""
+            raise RuntimeError(f"it holds a {type(state).__name__}{inside}: {_SAVING}")
+        if bad := [name for name, value in state.items() if value.is_complex()]:
+            raise RuntimeError(f"complex: {', '.join(bad[:3])}")
         if bad := [name for name, value in state.items() if not value.isfinite().all()]:
             raise RuntimeError(f"not finite: {', '.join(bad[:3])}")
-        if misfits := _misfits(model.state_dict(), state):
-            raise RuntimeError("; ".join(misfits[:3]) + " …" * (len(misfits) > 3))
+        if misfit := _misfit(model.state_dict(), state):
+            raise RuntimeError(misfit)
         model.load_state_dict(state)
-    except pickle.UnpicklingError as error:  # torch says how to execute it all the same
-        found = "it holds more than weights (read with weights_only), or is no file of torch.save"
-        raise pickle.UnpicklingError(f"{path} cannot be read: {found}; {remedy}") from error
-    except RuntimeError as error:
+    except Exception as error:
         raise RuntimeError(f"{path} does not hold weights of this network: {error}") from error
-    except Exception as error:  # each format has errors of its own
-        kind = "safetensors" if Path(path).suffix == ".safetensors" else "torch.save"
-        raise RuntimeError(f"{path} is no whole file of {kind}: {error!r}") from error
     return model.eval()
 
 
-def _misfits(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """What keeps weights from fitting a network: other shapes first, since they tell most."""
-    shapes = [
-        f"{name} has shape {tuple(found[name].shape)}, in the network {tuple(value.shape)}"
-        for name, value in wanted.items()
-        if name in found and found[name].shape != value.shape
-    ]
-    missing = [f"{name} is missing" for name in wanted if name not in found]
+def _unread(path: Path, is_safe: bool) -> str:
+    """What a file is not that could not be read, and the remedy."""
+    if is_safe:
+        return "whole file of weights by safetensors: copy or download it again"
+    if path.read_bytes()[8:10] == b'{"':
+        return "file of torch.save (safetensors must end in .safetensors): rename it"
     return (
-        shapes + missing + [f"{name} is not in the network" for name in found if name not in wanted]
+        "whole file of weights by torch.save, or holds more than weights (it was read with "
+        f"weights_only): copy it again, or {_SAVING}"
     )
+
+
+def _misfit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """What keeps weights from fitting a network: other shapes first, since they tell most."""
+    missing = [name for name in wanted if name not in found]
+    unknown = [name for name in found if name not in wanted]
+    if missing and unknown:
+        return (
+            f"{missing[0]} is missing, and {unknown[0]} is not in the network: weights of another "
+            "network, or of one inside another module"
+        )
+    shapes = {k: (tuple(found[k].shape), tuple(v.shape)) for k, v in wanted.items() if k in found}
+    findings = [f"{k} has shape {a}, in the network {b}" for k, (a, b) in shapes.items() if a != b]
+    findings += [f"{name} is missing" for name in missing]
+    findings += [f"{name} is not in the network" for name in unknown]
+    last = next(reversed(wanted), "").rpartition(".")[0]
+    rows = [k for k, (a, b) in shapes.items() if a[:1] != b[:1] and a[1:] == b[1:]]
+    shown = "; ".join(findings[:3]) + " …" * (len(findings) > 3)
+    if rows and len(rows) == len(findings) and {k.rpartition(".")[0] for k in rows} == {last}:
+        shown += ": make a network with as many classes, or cut these rows"
+    return shown

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -302,7 +303,8 @@ def read_photograph(file: str | Path | bytes | memoryview, size: int = 224) -> T
     Parameters
     ----------
     file : str, Path, bytes, bytearray or memoryview
-        A file, or the content of one: of an upload widget, `upload.value[0].content`.
+        A file (`~` is the home folder), or the content of one: of an upload widget,
+        `upload.value[0].content`.
     size : int
         Height and width in pixels.
 
@@ -316,22 +318,22 @@ def read_photograph(file: str | Path | bytes | memoryview, size: int = 224) -> T
     TypeError
         `file` is neither of them.
     ValueError
-        It is no image that can be read, or a longer one than 20 of its shorter sides; the message
-        says why.
+        It is an address, a folder, no image that can be read, or a longer one than 20 of its
+        shorter sides; the message says why.
     """
     size = check_integer("size", size)
     is_content = isinstance(file, (bytes, bytearray, memoryview))
     if not is_content and not isinstance(file, (str, Path)):
         raise TypeError(
-            f"file must be a path, or the bytes of a file, got {type(file).__name__}: a picture "
-            "that is open is one of its own, save it first"
+            "file must be a path, or the bytes of a file (of an upload upload.value[0].content, of "
+            f"an open file file.read()), got {type(file).__name__}: save pictures and arrays first"
         )
-    source = io.BytesIO(file) if is_content else str(file)
+    source = io.BytesIO(file) if is_content else os.path.expanduser(str(file))
     name = f"a photograph of {len(source.getbuffer())} bytes" if is_content else file
+    if not is_content and not os.path.isfile(source):
+        _refuse_no_file(str(file), source)
     try:
         image = _read(source)
-    except FileNotFoundError:
-        raise
     except UnidentifiedImageError as error:
         raise UserError(
             f"{name} cannot be read: it is no image in a format that Pillow knows (JPEG, PNG, WebP, "
@@ -340,11 +342,22 @@ def read_photograph(file: str | Path | bytes | memoryview, size: int = 224) -> T
     except Image.DecompressionBombError as error:
         raise UserError(f"{name} has too many pixels: make it smaller, {size} suffice") from error
     except Exception as error:  # PIL raises many
-        raise UserError(f"{name} cannot be read: {error}") from error
+        remedy = ": copy or download it again" * (
+            not isinstance(error, (UserError, PermissionError))
+        )
+        raise UserError(f"{name} cannot be read: {error}{remedy}") from error
     height, width = image.shape[1:]
     if max(height, width) > LONGEST * min(height, width):
         raise UserError(f"{name} has {height}×{width} pixels, a strip: cut a square out of it")
     return v2.Compose([v2.Resize(size), v2.CenterCrop(size)])(image)[None] / 255
+
+
+def _refuse_no_file(file: str, place: str) -> None:
+    if re.match(r"\w{2,}:/", file):  # pathlib makes one slash of two
+        raise UserError(f"file {file} is an address: download the photograph, and name the file")
+    if os.path.isdir(place):
+        raise UserError(f"file {file} is a folder: name one photograph in it")
+    raise FileNotFoundError(f"there is no photograph {file} (from the folder {Path.cwd()})")
 
 
 def _read(file: str | io.BytesIO) -> Tensor:
@@ -358,9 +371,10 @@ def _read(file: str | io.BytesIO) -> Tensor:
             grey = np.asarray(image).astype(np.float64) / 257  # 65535 is white
             image = Image.fromarray(grey.round().astype(np.uint8))
         elif image.mode in ("I", "F"):
-            raise ValueError(
+            raise UserError(
                 f"its grey values (mode {image.mode}) have no known range: save it with 8 or 16 bits"
             )
+        image.info.pop("transparency", None)  # of many values PIL warns that they are dropped
         return v2.functional.pil_to_tensor(image.convert("RGB"))
 
 
@@ -554,12 +568,12 @@ def find_tiny_imagenet(root: str | Path | None = None, *, download: bool = False
     return found
 
 
-def _not_there(name: str, root: Path, folders: str, call: str) -> FileNotFoundError:
+def _not_there(name: str, root: Path, folders: str, call: str, packed=()) -> FileNotFoundError:
     fetch = f"from lesson_utils.photographs import {call.split('(')[0]}; {call}"
-    return FileNotFoundError(
-        f"{name} is not in {root}. Set LESSONS_DATA to the folder that holds {folders}, "
-        f'or fetch it: python -c "{fetch}"'
-    )
+    where = f"not in {root}. Set LESSONS_DATA to the folder that holds {folders}"
+    if packed:
+        where = f'in {root}, but packed. Unpack it: tar -xzf "{packed[0]}" -C "{root}"'
+    return FileNotFoundError(f'{name} is {where}, or fetch it: python -c "{fetch}"')
 
 
 def find_imagenette(root: str | Path | None = None, *, download: str = "") -> Path:
@@ -575,12 +589,15 @@ def find_imagenette(root: str | Path | None = None, *, download: str = "") -> Pa
     download : str
         Fetch an official archive if nothing is found: `160px` (100 MB), `320px` (340 MB), both
         named for the shorter side, or `full` (1.6 GB). Needs a network; torchvision compares
-        the checksum.
+        the checksum. What is found is taken, whatever its size: for one size, name its folder.
 
     Raises
     ------
     FileNotFoundError
-        Nothing is found; the message holds the command that fetches it.
+        Nothing is found, or an archive that is packed or was unpacked in part; the message holds
+        the command, or the remedy.
+    ValueError
+        `download` is none of these.
     RuntimeError
         What was downloaded is not the official archive.
 
@@ -588,17 +605,25 @@ def find_imagenette(root: str | Path | None = None, *, download: str = "") -> Pa
     ----------
     Howard, *Imagenette*, https://github.com/fastai/imagenette.
     """
+    if download and download not in ("160px", "320px", "full"):
+        raise ValueError(f"download must be '160px', '320px' or 'full', got {download!r}")
     root = data_root(root)
     official = [root / f"imagenette2{size}" for size in ("", "-320", "-160")]
     places = [root, *official, *sorted(root.glob("imagenette*"))]
     found = next((place for place in places if (place / "train" / "n01440764").is_dir()), None)
+    # torchvision fetches nothing into a folder that is there
+    if found is None and (half := next((place for place in official if place.is_dir()), None)):
+        raise FileNotFoundError(
+            f"{half} has no train/n01440764: its archive was not unpacked to the end. Delete this "
+            "folder; then unpack the archive again, or give the command anew"
+        )
     if found is None and download:
         Imagenette(root, size=download, download=True)
         return find_imagenette(root)
     if found is None:
-        folders = "imagenette2, imagenette2-320 or imagenette2-160"
+        folders = "imagenette2, imagenette2-320, imagenette2-160 or another imagenette*"
         call = f"find_imagenette({str(root)!r}, download='320px')"
-        raise _not_there("Imagenette", root, folders, call)
+        raise _not_there("Imagenette", root, folders, call, sorted(root.glob("imagenette*gz")))
     return found
 
 

@@ -554,7 +554,7 @@ def test_commands_that_let_a_folder_grow_are_kept(tmp_path):
         ({"width": 4}, "width must be at least 8"),
         ({"weights": "pretrained"}, "weights are pretrained for residual"),
         ({"weights": "nowhere.safetensors"}, "no file of weights nowhere"),
-        ({"weights": __file__}, f"{__file__} cannot be read: it holds more than weights"),
+        ({"weights": __file__}, f"{__file__} is no whole file of weights by torch.save"),
     ],
 )
 def test_settings_are_checked_before_anything_is_done(change, message, tmp_path):
@@ -690,6 +690,18 @@ def test_unseen_photographs_are_known_among_a_part_of_the_classes_too(photograph
     data, _ = images.open_data(part)
     _, label, unseen = data.test.tensors
     assert unseen.tolist() == (label < 2).tolist()  # of every second class, the first and the third
+
+
+@pytest.mark.parametrize("change", [{"size": 32}, {"size": 136}, {"size": 32, "classes": 5}])
+def test_imagenette_unpacked_in_part_is_refused(photographs, change):
+    for split in ("train", "val"):
+        shutil.rmtree(photographs.parent / "imagenette2-160" / split / TEN[4])
+    part = PRESETS["imagenette"].change(images=5, attack_images=1, **change)
+    message = (
+        "imagenette2-160 has 9 of the 10 classes of Imagenette: .* Delete this folder, and unpack"
+    )
+    with pytest.raises(ValueError, match=message):
+        images.open_data(part)
 
 
 def tiny_photographs(photographs, **change):

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import io
 import os
 import shutil
 import subprocess
@@ -620,7 +621,35 @@ def test_imagenette_is_found_in_any_size_the_largest_first(imagenette):
     (home / "imagenette2" / "train").mkdir(
         parents=True
     )  # unpacked in part: the classes are missing
-    assert find_imagenette(home) == home / "imagenette2-320"
+    assert (
+        find_imagenette(home) == find_imagenette(home, download="full") == home / "imagenette2-320"
+    )
+
+
+def test_imagenette_that_is_packed_or_unpacked_in_part_gets_a_remedy(imagenette):
+    home = imagenette.parent
+    for download in (True, "160", 320):
+        with pytest.raises(ValueError, match="must be '160px', '320px' or 'full', got "):
+            find_imagenette(home, download=download)
+    shutil.rmtree(imagenette / "train" / "n01440764")
+    for download in ("", "160px"):
+        with pytest.raises(
+            FileNotFoundError, match=r"imagenette2-160 has no .* Delete this folder;"
+        ):
+            find_imagenette(home, download=download)
+    imagenette.rename(home / "other")
+    with pytest.raises(
+        FileNotFoundError, match=r"imagenette2-160 or another imagenette\*, or fetch"
+    ):
+        find_imagenette(home)
+    with tarfile.open(home / "imagenette2-160.tgz", "w:gz") as archive:
+        put(home / "other" / "train" / "n01440764" / "a.JPEG")
+        archive.add(home / "other", "imagenette2-160")
+    with pytest.raises(FileNotFoundError, match=r"is in .*, but packed\. .*, or fetch it") as error:
+        find_imagenette(home)
+    command = str(error.value).split("Unpack it: ")[1].split(", or fetch")[0]
+    subprocess.run(command, shell=True, check=True)
+    assert find_imagenette(home) == imagenette
 
 
 def test_imagenette_is_fetched_if_it_is_wanted_and_missing(
@@ -666,15 +695,11 @@ def test_photographs_in_other_modes(tmp_path):
     Image.new("RGBA", (40, 40), (128, 128, 128, 0)).save(tmp_path / "clear.png")
     for name in ("sixteen.png", "clear.png"):
         assert read_photograph(tmp_path / name, 8).sub(0.5).abs().max() < 0.003
-    with pytest.raises(FileNotFoundError):
-        read_photograph(tmp_path / "none.png")
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(
         ValueError, match=r"text.png cannot be read: it is no image .* save it as JPEG"
     ):
         read_photograph(tmp_path / "text.png")
-    with Image.open(tmp_path / "clear.png") as opened, pytest.raises(TypeError, match="PngImage"):
-        read_photograph(opened)
     Image.new("RGB", (63, 3)).save(tmp_path / "strip.png")
     with pytest.raises(ValueError, match=r"strip.png has 3×63 pixels, a strip"):
         read_photograph(tmp_path / "strip.png")
@@ -684,6 +709,42 @@ def test_photographs_in_other_modes(tmp_path):
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "real.tif")
     with pytest.raises(ValueError, match="no known range: save it with 8 or 16 bits"):
         read_photograph(tmp_path / "real.tif")
+
+
+def test_what_is_no_file_of_a_photograph_gets_one_sentence(tmp_path, monkeypatch):
+    address = "https://example.org/a.png"
+    for file in (address, Path(address)):
+        with pytest.raises(
+            ValueError, match=r"file https:/.* is an address: download the photograph"
+        ):
+            read_photograph(file)
+    with pytest.raises(ValueError, match="is a folder: name one photograph in it"):
+        read_photograph(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no photograph none.png \(from the folder /.*\)$"):
+        read_photograph("none.png")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put(tmp_path / "a.png")
+    assert torch.equal(read_photograph("~/a.png", 8), read_photograph(tmp_path / "a.png", 8))
+    opened = io.BytesIO((tmp_path / "a.png").read_bytes())
+    with Image.open(tmp_path / "a.png") as picture:
+        for file in (picture, opened, np.zeros((8, 8, 3)), [1], ({"content": b""},), None):
+            kind = type(file).__name__
+            with pytest.raises(
+                TypeError, match=rf"value\[0\].content, .*\.read\(\)\), got {kind}:"
+            ):
+                read_photograph(file)
+    truncate(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a.png cannot be read: .*: copy or download it again"):
+        read_photograph(tmp_path / "a.png")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path):
+    colours = Image.new("P", (40, 40), 7)
+    colours.putpalette([250, 20, 20] * 256)
+    colours.save(tmp_path / "a.png", transparency=bytes(range(256)))
+    x = read_photograph(tmp_path / "a.png", 8)
+    assert (255 * x[0, :, 0, 0]).round().tolist() == [250, 20, 20]
 
 
 def test_loader_gives_floats_in_fixed_order(folder, tiny):

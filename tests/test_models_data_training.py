@@ -1,5 +1,3 @@
-import pickle
-
 import pytest
 import timm
 import torch
@@ -108,7 +106,17 @@ def test_load_weights(tmp_path, name):
     assert torch.equal(load_weights(other.train(), tmp_path / name)(x), trained(x))
     assert not other.training
     for net, finding in (
-        (mlp([4, 3, 5]), r"3.weight has shape \(2, 3\), in the network \(5, 3\)"),  # other classes
+        (
+            mlp([4, 3, 5]),  # other classes
+            r"3.weight has shape \(2, 3\), in the network \(5, 3\); .*: make a network with as many "
+            "classes, or cut these rows",
+        ),
+        (mlp([5, 3, 2]), r"1.weight has shape \(3, 4\), in the network \(3, 5\)$"),
+        (
+            nn.Sequential(mlp([4, 3, 2])),
+            r"0.1.weight is missing, and 1.\w+ is not in the network: weights of another network, "
+            "or of one inside another module$",
+        ),
         (mlp([4, 3, 3, 2]), r"3.weight has shape .*; 3.bias .*; 5.weight is missing …"),
         (mlp([4, 3, 2], bias=False), "1.bias is not in the network; 3.bias is not in the network"),
     ):
@@ -164,13 +172,30 @@ def test_efficientnet_with_relu_scales_with_its_image_but_for_the_biases():
     for classes in (1.5, None, True, "ten"):
         with pytest.raises(TypeError, match="classes must be an integer"):
             efficientnet_lite0(classes)
+    for classes in ((0, 1.0), [True, False], torch.tensor([0.0, 1.0]), ["5"]):
+        with pytest.raises(TypeError, match="each of classes must be an integer"):
+            efficientnet_lite0(classes)
 
 
 def test_load_weights_executes_nothing(tmp_path):
     torch.save({"weight": print}, tmp_path / "weights.pt")
-    with pytest.raises(pickle.UnpicklingError, match=r"weights.only") as error:
+    with pytest.raises(RuntimeError, match=r"read with weights.only") as error:
         load_weights(mlp([4, 2]), tmp_path / "weights.pt")
     assert "\n" not in str(error.value) and "=False" not in str(error.value)
+
+
+def test_load_weights_asks_for_a_network_and_a_file(tmp_path):
+    net = mlp([4, 2])
+    for path in (None, b"a.pt", net.state_dict()):
+        with pytest.raises(
+            TypeError, match=r"path must be the name of a file, got .*load_state_dict"
+        ):
+            load_weights(net, path)
+    save_file(net.state_dict(), tmp_path / "a.SafeTensors")
+    for model in (None, nn.Linear, lambda x: x):
+        with pytest.raises(TypeError, match=r"model must be a network, an nn\.Module, got "):
+            load_weights(model, tmp_path / "a.SafeTensors")
+    assert load_weights(net, tmp_path / "a.SafeTensors") is net
 
 
 def test_files_that_hold_something_else_get_one_sentence(tmp_path):
@@ -179,6 +204,10 @@ def test_files_that_hold_something_else_get_one_sentence(tmp_path):
     torch.save([torch.rand(3)], tmp_path / "list.pt")
     torch.save(net, tmp_path / "model.pt")
     save_file(net.state_dict(), tmp_path / "safe.pt")
+    torch.jit.save(torch.jit.trace(net, torch.rand(1, 4)), tmp_path / "script.pt")
+    torch.save(net.state_dict(), tmp_path / "half.pt")
+    (tmp_path / "half.pt").write_bytes((tmp_path / "half.pt").read_bytes()[:700])
+    torch.save({name: value * 1j for name, value in net.state_dict().items()}, tmp_path / "i.pt")
     (tmp_path / "empty.pt").write_bytes(b"")
     (tmp_path / "empty.safetensors").write_bytes(b"")
     (tmp_path / "text.pt").write_text("no weights")
@@ -186,16 +215,24 @@ def test_files_that_hold_something_else_get_one_sentence(tmp_path):
     for name, finding in (
         ("checkpoint.pt", "holds a dict with state_dict, epoch: save the weights alone"),
         ("list.pt", "holds a list: save the weights alone"),
-        ("model.pt", "holds more than weights"),
-        ("safe.pt", "is no file of torch.save"),
-        ("text.pt", "is no file of torch.save"),
-        ("empty.pt", "is no whole file of torch.save: EOFError"),
-        ("empty.safetensors", "is no whole file of safetensors"),
-        ("text.safetensors", "is no whole file of safetensors"),
+        ("i.pt", "complex: 1.weight, 1.bias"),
+        *(
+            (
+                name,
+                "is no whole file of weights by torch.save, or holds more .*: copy .*, or save the",
+            )
+            for name in ("model.pt", "script.pt", "half.pt", "text.pt", "empty.pt")
+        ),
+        (
+            "safe.pt",
+            r"is no file of torch.save \(safetensors must end in .safetensors\): rename it",
+        ),
+        ("empty.safetensors", "is no whole file of weights by safetensors: copy or download it"),
+        ("text.safetensors", "is no whole file of weights by safetensors: copy or download it"),
     ):
-        with pytest.raises(Exception, match=f"{name} .*{finding}") as error:
+        with pytest.raises(RuntimeError, match=f"{name} .*{finding}") as error:
             load_weights(net, tmp_path / name)
-        assert "\n" not in str(error.value)
+        assert "\n" not in str(error.value) and "False" not in str(error.value)
 
 
 # --- data --------------------------------------------------------------------

@@ -44,6 +44,11 @@ def _open_photographs(settings: Settings, cache) -> tuple[ImageSets, Settings]:
     wanted, count = settings.data, rank_and_count()[1]
     finders = {"tiny-imagenet": find_tiny_imagenet, "imagenette": find_imagenette}
     root = finders[wanted.data]() if wanted.data in finders else wanted.data
+    if wanted.data == "imagenette" and (found := len(Photographs(root, "val").classes)) != 10:
+        raise UserError(
+            f"{root} has {found} of the 10 classes of Imagenette: its archive was not unpacked to "
+            "the end. Delete this folder, and unpack the archive again"
+        )
     options = {"size": wanted.size, "classes": wanted.classes}
     if wanted.size <= DECODED_ONCE:
         train_images, test = load_images(root, cache=cache, **options)
@@ -51,8 +56,7 @@ def _open_photographs(settings: Settings, cache) -> tuple[ImageSets, Settings]:
     else:
         if settings.training.batch_size % count:
             raise UserError(f"batch_size must be a multiple of the number of processes, {count}")
-        options["batch_size"] = settings.training.batch_size // count
-        options["workers"] = wanted.workers
+        options |= {"batch_size": settings.training.batch_size // count, "workers": wanted.workers}
         train_images = loader(root, "train", share=rank_and_count(), **options)
         test = loader(root, "val", **options).dataset
         classes = len(test.classes)
@@ -62,8 +66,7 @@ def _open_photographs(settings: Settings, cache) -> tuple[ImageSets, Settings]:
     if images > len(test):
         raise UserError(f"{root} has {len(test)} images in val/, fewer than {images}")
     # The files are sorted by class: measure on some of all classes.
-    chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
-    chosen = chosen[:images].tolist()
+    chosen = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:images].tolist()
     x, y = default_collate([test[i] for i in chosen])
     parts = [pixels(x), y]
     if wanted.data == "imagenette":  # its photographs come from both parts of ImageNet
