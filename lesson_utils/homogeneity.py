@@ -206,14 +206,17 @@ def _parts(model: nn.Module, x: Tensor, index: Tensor, probes: _Probes) -> tuple
 
 def _warn_not_homogeneous(model: nn.Module, residual: Tensor, bias: Tensor) -> None:
     covered = (*_HOMOGENEOUS, *_AFFINE, _BATCH_NORM)
-    suspects = [
-        f"'{name or 'model'}' ({type(module).__name__})"
-        for name, module in model.named_modules()
-        if not any(module.children()) and not hasattr(module, "effective_bias")
-        # PyTorch's own: a class derived from one of them may do more inside
-        if not (isinstance(module, covered) and type(module).__module__.startswith("torch.nn."))
-    ]
-    named = ", ".join(suspects) or "an operation outside its modules, or a bias used by hand"
+    others, derived = [], []  # a class derived from one of PyTorch's own may do more inside
+    for name, module in model.named_modules():
+        if any(module.children()) or hasattr(module, "effective_bias"):
+            continue
+        if not isinstance(module, covered):
+            others.append(f"'{name or 'model'}' ({type(module).__name__})")
+        elif not type(module).__module__.startswith("torch.nn."):
+            derived.append(f"'{name or 'model'}' ({type(module).__name__})")
+    kinds = [", ".join(kind) for kind in (others, derived) if kind]
+    named = "; perhaps also ".join(kinds)
+    named = named or "an operation outside its modules, or a bias used by hand"
     warnings.warn(
         f"the biases do not account for the non-homogeneous part: residual up to "
         f"{residual.abs().max():.3g} of |β| up to {bias.abs().max():.3g}. "

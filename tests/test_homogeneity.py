@@ -321,6 +321,16 @@ def test_an_activation_inside_that_is_not_homogeneous_is_named():
         homogeneous_decomposition(model, torch.randn(5, 4))
 
 
+def test_an_activation_is_named_before_layers_that_may_be_innocent():
+    class Padded(nn.Linear):
+        """As timm's convolutions: derived, and homogeneous all the same."""
+
+    model = nn.Sequential(Padded(4, 8), nn.GELU(), nn.Linear(8, 3)).eval()
+    message = r"Not positively homogeneous: '1' \(GELU\); perhaps also '0' \(Padded\)$"
+    with pytest.warns(UserWarning, match=message):
+        homogeneous_decomposition(model, torch.randn(5, 4))
+
+
 def test_frozen_and_shared_biases():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
