@@ -365,7 +365,8 @@ function render({ model, el }) {
   const sentence = ui.sentence();
   let columns = [], timer = 0;
   ui.seen = seen(el);
-  ui.say = (text) => { sentence.textContent = text; };
+  /** What is said last stands: numbers that were still to come from before do not replace it. */
+  ui.say = (text) => { clearTimeout(timer); sentence.textContent = text; };
   /** Say the numbers once nothing moves any more. */
   ui.rest = () => {
     clearTimeout(timer);

@@ -169,6 +169,16 @@ def compare(found, model, x):
     return m
 
 
+def settled_box(page, canvas):
+    """Where it is, in view, once figures and formulas that come late push it no more."""
+    before, box = None, canvas.bounding_box()
+    while box != before:
+        canvas.scroll_into_view_if_needed()
+        page.wait_for_timeout(400)
+        before, box = box, canvas.bounding_box()
+    return box
+
+
 def drawn(page):
     """The image that the address of the page holds, and the whole state."""
     page.wait_for_timeout(500)
@@ -196,7 +206,7 @@ def test_drawing_by_mouse_and_by_keys(page, address):
     before = shown(page)
     page.get_by_role("button", name="Empty the image").click()
     canvas = page.locator(f"{BENCH} .draw canvas")
-    box = canvas.bounding_box()
+    box = settled_box(page, canvas)
     page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.2)
     page.mouse.down()
     for share in (0.4, 0.6, 0.8):
@@ -231,8 +241,7 @@ def test_a_finger_draws_and_the_page_does_not_scroll(browser, address):
     opened(page, address)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     canvas = page.locator(f"{BENCH} .draw canvas")
-    canvas.scroll_into_view_if_needed()
-    box, scrolled = canvas.bounding_box(), page.evaluate("scrollY")
+    box, scrolled = settled_box(page, canvas), page.evaluate("scrollY")
     touch = context.new_cdp_session(page)
     for kind, points in (
         ("touchStart", [{"x": box["x"] + 20, "y": box["y"] + 150}]),
