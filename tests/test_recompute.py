@@ -97,19 +97,6 @@ def test_windows_and_exponents(name):
             assert theirs["exponent"] == pytest.approx(mine)
 
 
-@pytest.mark.parametrize("against", ["linearized_robustness", "nearest_adversary"])
-def test_bends(against):
-    attacked = len(DIGITS[0.0, 0]["pgd"])
-    mine, images = ("nearest", attacked) if against == "nearest_adversary" else (against, None)
-    found = records.growth_bends(RECORDED / "mnist", [1.0, 2.0], against=against, resamples=2)
-    assert set(found) == {(1.0, 0.03), (1.0, 0.1), (2.0, 0.1)}
-    for (end, cut), bend in found.items():
-        upto = [s for s in sorted({s for s, _ in DIGITS}) if s <= end]
-        halves = [s for s in upto if s <= cut], [s for s in upto if s >= cut]
-        first, second = (exponent(DIGITS, half, against=mine, images=images) for half in halves)
-        assert bend["value"] == pytest.approx(first - second)
-
-
 def bootstrap(data, strengths, quantities, statistic):
     """A 95 % interval: normal deviations of the pooled size in place of drawn ones."""
     nets = [[v for (t, _), v in data.items() if t == s] for s in strengths]
@@ -221,8 +208,13 @@ def test_exponents_by_seed():
 
 def test_where_a_window_is_cut():
     """Lesson 9: how much the exponent falls between the halves, for each end and middle."""
-    found = {}
-    for end in (1.0, 2.0, 3.0):
+    found, three = {}, [1.0, 2.0, 3.0]
+    names = {"linearized_robustness": "linearized_robustness", "nearest": "nearest_adversary"}
+    theirs = {
+        against: records.growth_bends(RECORDED / "mnist", three, against=name, resamples=2)
+        for against, name in names.items()
+    }
+    for end in three:
         upto = [s for s in sorted({s for s, _ in DIGITS}) if s <= end]
         for k in {(len(upto) - 1) // 2, len(upto) // 2}:
             halves = upto[: k + 1], upto[k:]
@@ -231,6 +223,9 @@ def test_where_a_window_is_cut():
                     exponent(DIGITS, half, against=against, images=images) for half in halves
                 )
                 found[end, upto[k], against] = round(first - second, 2)
+                bend = theirs[against][end, upto[k]]["value"]
+                assert bend == pytest.approx(first - second)
+    assert all(len(row) == 5 for row in theirs.values())
     by_rho, by_attack = (
         [v for key, v in sorted(found.items()) if key[2] == against]
         for against in ("linearized_robustness", "nearest")
