@@ -290,7 +290,8 @@ def test_a_thousand_classes():
     """The rival's place says which `top_k` is exact, and the bound holds for every photograph."""
     path = ROOT / "lessons" / "recorded" / "thousand-classes" / "measured.json"
     measured = json.loads(path.read_text(encoding="utf-8"))
-    assert len({row["sha256"] for row in measured["photographs"]}) == 20
+    assert len({row["sha256"] for row in measured["photographs"]}) == 40
+    assert len({row["label"] for row in measured["photographs"]}) == 29
     for row in measured["photographs"]:
         exact = row["linearized_robustness"]
         assert exact <= row["bound"] and row["rank_of_rival"] >= 1
