@@ -24,6 +24,8 @@ from .proposals import around, deepfool, elsewhere, far_and_wide, leaping_walk, 
 
 # Up to so many entries a sample, random points cover the directions.
 FEW_DIMENSIONS = 8
+# Walks from random points in every search, before those that `restarts` asks for.
+WALKS = 1
 
 
 @torch.inference_mode(False)
@@ -89,6 +91,8 @@ def minimal_l2(
     best = _nearer(task, best, leaping_walk(task, best, start=best, spread=10.0))
     best = _nearer(task, best, leaping_walk(task, best, start=task.x, spread=1.0))
     best = _nearer(task, best, penalty_method(task))
+    for k in range(WALKS):
+        best = _nearer(task, best, _walk_from_elsewhere(task, best, k))
     failed = ~best.flatten(1).isfinite().all(1)
     if failed.any():
         best[failed] = far_and_wide(task.of(failed))
@@ -98,15 +102,19 @@ def minimal_l2(
     if restarts == 0:
         return as_result(task, best)
     # Only now: what is nearer at first sight may end further away than what it takes the place of.
-    weaker = ranking(without_twins(task, task.x, scores(task, task.x)), task.label)[:, 2:6].unbind(
-        1
-    )
-    for k in range(restarts):
-        # One in four makes for a rival that is not the strongest at x: the others seldom end there.
-        rival = weaker[k // 4 % len(weaker)] if weaker and k % 4 == 3 else None
-        start = elsewhere(task, best, seed=k)
-        best = _nearer(task, best, leaping_walk(task, best, start=start, spread=10.0, rival=rival))
+    for k in range(WALKS, WALKS + restarts):
+        best = _nearer(task, best, _walk_from_elsewhere(task, best, k))
     return as_result(task, _each(_pull_in, task, best))
+
+
+def _walk_from_elsewhere(task: Task, best: Tensor, k: int) -> Tensor:
+    """The k-th walk from a random point about as far away as `best`."""
+    rival = None
+    if k % 4 == 3:  # for a rival that is not the strongest at x: the others seldom end there
+        order = ranking(without_twins(task, task.x, scores(task, task.x)), task.label)[:, 2:6]
+        rival = order[:, k // 4 % order.shape[1]] if order.shape[1] else None
+    start = elsewhere(task, best, seed=k)
+    return leaping_walk(task, best, start=start, spread=10.0, rival=rival)
 
 
 def _nearer(task: Task, best: Tensor, found: Tensor) -> Tensor:
@@ -135,11 +143,12 @@ def _each(improve, task: Task, y: Tensor) -> Tensor:
 
 def _pull_in(task: Task, y: Tensor) -> Tensor:
     """Move adversaries y towards x along the decision boundary until nothing improves."""
-    y = bisect(task, y, halvings=6)
     y = _approach(task, y, rounds=30, enough=1e-4)
     # where the boundary is flat: its foot, to the last digit
     y = _approach(task, y, rounds=1, enough=0)
-    return bisect(task, y, halvings=round(-math.log2(torch.finfo(y.dtype).eps)))
+    # The boundary is near: the last of ten halvings between x and y would begin about here.
+    start = task.x + 0.999 * (y - task.x)
+    return bisect(task, y, start=start, halvings=round(-math.log2(torch.finfo(y.dtype).eps)) - 10)
 
 
 def _approach(task: Task, y: Tensor, *, rounds: int = 10, enough: float = 1e-2) -> Tensor:
@@ -175,8 +184,8 @@ def _last_crossing(task: Task, foot: Tensor, y: Tensor) -> tuple[Tensor, Tensor]
     rows = (~is_adversarial(task, foot)).nonzero().flatten()
     if len(rows):
         part, low, way = task.of(rows), foot[rows], y[rows] - foot[rows]
-        inside[rows] = bisect(part, y[rows], start=low, halvings=4)
-        outside[rows] = inside[rows] - way / 2**4
+        inside[rows] = bisect(part, y[rows], start=low, halvings=2)
+        outside[rows] = inside[rows] - way / 2**2
     return inside, outside
 
 
