@@ -25,7 +25,7 @@ from .proposals import around, deepfool, elsewhere, far_and_wide, leaping_walk, 
 # Up to so many entries a sample, random points cover the directions.
 FEW_DIMENSIONS = 8
 # Walks from random points in every search, before those that `restarts` asks for.
-WALKS = 1
+WALKS = 2
 
 
 @torch.inference_mode(False)
