@@ -34,19 +34,19 @@ def minimal_l2(
 ) -> AttackResult:
     """Search the closest input with another decision, in the Euclidean norm.
 
-    DeepFool, two walks like DDN that leap further, and a penalty method with the objective of Carlini
-    and Wagner propose adversaries, and random directions where these find none.
-    Each is pulled in, the nearest with precision: the foot of the perpendicular from x to the
-    tangent plane of the decision boundary gives a closer point, and so on until nothing
+    DeepFool, four walks like DDN that leap further (two of them from random points), and a penalty
+    method with the objective of Carlini and Wagner propose adversaries, and random directions where
+    these find none. Each is pulled in, the nearest with precision: the foot of the perpendicular
+    from x to the tangent plane of the decision boundary gives a closer point, and so on until nothing
     improves. For an affine classifier the tangent plane is the boundary, and the result is ρ up
-    to rounding. In a few dimensions random points of the ball that is left are tried too.
+    to rounding, where the nearest boundary is that with one of the ten strongest rivals. In a few
+    dimensions random points of the ball that is left are tried too.
 
     The distance is an *upper bound* of ρ, and no more: a nearer adversary may lie where no
-    descent leads, and a failed search proves nothing. The best of eleven attacks of other
-    libraries, some with a thousand steps, came nearer by more than 1 % at 3 of 150 digits for a
-    convolutional network (in the box; free at none), and for the networks of lesson 9 with λ = 0
-    and 1 at 8 and 14 of 40 images of MNIST (free at 2 and 2), by 18 % at most. With 30
-    `restarts` it was 1 and 2 of 40, by 1.3 % at most (free none).
+    descent leads, and a failed search proves nothing. The best of four attacks of adv-lib (ALMA, DDN
+    and FMN with a thousand steps each, Carlini and Wagner with nine times three hundred) came
+    nearer by more than 1 % at 1 and 6 of 40 images of MNIST for the networks of lesson 9 with
+    λ = 0 and 1, in the box, by 2 and 17 % at most. With 30 `restarts` it was 1 and none.
 
     Up to rounding a sample's result does not depend on the other samples of the batch; random
     points come from a generator of the search's own with a fixed seed.
@@ -60,7 +60,7 @@ def minimal_l2(
         Admissible range of every entry, e.g. `(0, 1)` for pixels. None: all of R^d.
     restarts : int
         Further walks, each from a random point about as far away as the nearest adversary so far,
-        every fourth towards one of the weaker rivals. The distance can only fall; seven of them
+        every fourth towards one of the weaker rivals. The distance can only fall; eight of them
         take about as long as the search without.
 
     Returns
