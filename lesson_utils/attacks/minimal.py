@@ -17,7 +17,6 @@ from .common import (
     bisect,
     boundary,
     is_adversarial,
-    scores,
     without_twins,
 )
 from .proposals import around, deepfool, elsewhere, far_and_wide, leaping_walk, penalty_method
@@ -111,7 +110,7 @@ def _walk_from_elsewhere(task: Task, best: Tensor, k: int) -> Tensor:
     """The k-th walk from a random point about as far away as `best`."""
     rival = None
     if k % 4 == 3:  # for a rival that is not the strongest at x: the others seldom end there
-        order = ranking(without_twins(task, task.x, scores(task, task.x)), task.label)[:, 2:6]
+        order = ranking(without_twins(task, task.x, -task.margins), task.label)[:, 2:6]
         rival = order[:, k // 4 % order.shape[1]] if order.shape[1] else None
     start = elsewhere(task, best, seed=k)
     return leaping_walk(task, best, start=start, spread=10.0, rival=rival)
