@@ -44,8 +44,13 @@ class Normalize(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mean.ndim == 1 and x.shape[1] != len(self.mean):
-            raise ValueError(f"x has {x.shape[1]} channels, but mean has {len(self.mean)} values")
+        if self.mean.ndim and x.shape[1:2] != self.mean.shape:
+            single = x.ndim < 4 and x.shape[:1] == self.mean.shape
+            remedy = ": if this is one image, use x[None]" if single else ""
+            raise ValueError(
+                f"x must have shape (batch, {len(self.mean)}, …), one channel for each value of "
+                f"mean, got {tuple(x.shape)}{remedy}"
+            )
         shape = (-1, *[1] * (x.ndim - 2)) if self.mean.ndim else ()
         return (x - self.mean.view(shape)) / self.std.view(shape)
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .extras import needed_by
-from .validation import check_integer
+from .validation import check_integer, check_number
 
 with needed_by("lesson_utils.plots"):
     import matplotlib.pyplot as plt
@@ -286,8 +286,9 @@ def image_grid(
 
     Raises
     ------
-    ValueError
-        Wrong shape, or numbers of titles, flags and images that differ, or of rows and their names.
+    TypeError, ValueError
+        Wrong shape, or numbers of titles, flags and images that differ, or of rows and their
+        names; `size` is no number above 0.
     """
     images = images.detach().cpu()
     if images.ndim == 3:
@@ -306,6 +307,7 @@ def image_grid(
     height = -(-len(images) // columns)
     if rows and len(rows) != height:
         raise ValueError(f"{height} rows of images, but {len(rows)} names of rows")
+    check_number("size", size, positive=True)
     width = columns * size + (1.2 if rows else 0)
     inches = width, height * size * (1.25 if any(titles) else 1.0)
     figure, axes = plt.subplots(height, columns, figsize=inches, squeeze=False)

@@ -563,9 +563,10 @@ def in_chunks(x: Tensor, chunk_size: int | None) -> tuple[Tensor, ...]:
     return torch.arange(len(x), device=x.device).split(chunk_size)
 
 
-def check_number(name: str, value: float) -> None:
-    """Refuse what is no number, negative or infinite."""
+def check_number(name: str, value: float, *, positive: bool = False) -> None:
+    """Refuse what is no number, negative or infinite; and 0, if it must be positive."""
     if not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a number ≥ 0 and finite, got {value}")
+    if not 0 <= value < math.inf or (positive and value == 0):
+        least = "> 0" if positive else "≥ 0"
+        raise ValueError(f"{name} must be a number {least} and finite, got {value}")

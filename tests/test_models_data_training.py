@@ -50,8 +50,13 @@ def test_normalize_by_hand_and_per_channel():
     torch.testing.assert_close(Normalize(0.5, 0.25)(x), (x - 0.5) / 0.25)
     assert repr(Normalize(127 / 255, 0.25)) == "Normalize(mean=0.498, std=0.25)"
     assert repr(Normalize([0.1, 0.2], [1, 1])) == "Normalize(mean=[0.1, 0.2], std=[1, 1])"
-    with pytest.raises(ValueError, match="x has 3 channels"):
-        Normalize([0.1, 0.2], [1.0, 1.0])(x)
+    two = Normalize([0.1, 0.2], [1.0, 1.0])
+    with pytest.raises(ValueError, match=r"\(batch, 2, …\).* got \(2, 3, 4, 4\)$"):
+        two(x)
+    with pytest.raises(ValueError, match=r"got \(2, 4, 4\): if this is one image, use x\[None\]$"):
+        two(x[0, :2])
+    with pytest.raises(ValueError, match=r"got \(2,\): if this is one"):
+        two(torch.rand(2))
     with pytest.raises(ValueError, match="std must be positive"):
         Normalize(0.5, 0.0)
     with pytest.raises(ValueError, match="one length"):

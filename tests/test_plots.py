@@ -1,5 +1,6 @@
 """Figures are drawn for real and looked at as arrays."""
 
+import math
 from itertools import pairwise
 
 import matplotlib.pyplot as plt
@@ -46,11 +47,19 @@ def test_grid_layout_titles_and_flags():
         (torch.rand(0, 1, 8, 8), {}, "1 or 3"),
         (torch.rand(2, 8, 8), {"titles": ["one"]}, "2 images, but 1 titles"),
         (torch.rand(2, 8, 8), {"signed": [True]}, "1 signed flags"),
+        (torch.rand(2, 8, 8), {"size": 0}, "^size must be a number > 0 and finite, got 0$"),
+        (torch.rand(2, 8, 8), {"size": -1.0}, "^size must be a number > 0"),
+        (torch.rand(2, 8, 8), {"size": math.nan}, "^size must be a number > 0"),
     ],
 )
 def test_bad_grids(images, options, message):
     with pytest.raises(ValueError, match=message):
         plots.image_grid(images, **options)
+
+
+def test_the_size_of_a_grid_is_a_number():
+    with pytest.raises(TypeError, match="must be a number, got 'a'"):
+        plots.image_grid(torch.rand(2, 8, 8), size="a")
 
 
 def test_regions_show_the_decisions_and_the_exact_boundary():
