@@ -93,7 +93,8 @@ class Comparison(NamedTuple):
             for name, m in self.measurements.items():
                 cells.append(self.maps[name][row])
                 values = f"α = {m.alignment[row]:.3g}, ρ̃ = {m.linearized_robustness[row]:.3g}"
-                titles.append(f"{name}: class {m.prediction[row]}\n{values}")
+                plain = str(name).replace("$", r"\$")  # and no formula
+                titles.append(f"{plain}: class {m.prediction[row]}\n{values}")
         columns = 1 + len(self.measurements)
         signed = [k % columns > 0 for k in range(len(cells))]
         options = {"columns": columns, "signed": signed, "quantile": 0.99, "size": size}

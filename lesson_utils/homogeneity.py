@@ -37,6 +37,7 @@ _RESHAPINGS = (nn.Flatten, nn.Unflatten, nn.Upsample, nn.modules.padding._Reflec
 _HOMOGENEOUS = (
     *_ACTIVATIONS,
     *(getattr(nn.modules.pooling, name) for name in _POOLINGS),
+    nn.Sequential,  # an empty one
     *(*_RESHAPINGS, nn.modules.padding._ReplicationPadNd, nn.modules.dropout._DropoutNd),
 )
 
@@ -79,7 +80,7 @@ def effective_bias(module: nn.Module) -> Tensor | None:
     Tensor or None
         Shape `(channels,)`, or a single number.
     """
-    if hasattr(module, "effective_bias"):
+    if _says_its_bias(module):
         return module.effective_bias()
     if isinstance(module, _AFFINE):
         return module.bias
@@ -88,6 +89,11 @@ def effective_bias(module: nn.Module) -> Tensor | None:
         shift = shift if module.weight is None else module.weight * shift
         return shift if module.bias is None else shift + module.bias
     return None
+
+
+def _says_its_bias(module: nn.Module) -> bool:
+    """Whether its class defines `effective_bias`: a wrapper that passes all questions on does not."""
+    return hasattr(type(module), "effective_bias")
 
 
 class _Probes(TorchFunctionMode):
@@ -102,17 +108,21 @@ class _Probes(TorchFunctionMode):
         super().__init__()
         self.thread, self.names, self.biases, self.leaves = threading.get_ident(), [], [], []
         self.copies, self.zeros = {}, {}
+        # Kept, so that no other tensor gets the name `id` of one that its module has replaced.
+        self.kept = []
         for name, module in model.named_modules():
             bias = effective_bias(module)
             if bias is None:
                 continue
-            by_hand, batch_norm = hasattr(module, "effective_bias"), isinstance(module, _BATCH_NORM)
+            by_hand, batch_norm = _says_its_bias(module), isinstance(module, _BATCH_NORM)
             leaf = torch.zeros_like(bias) if by_hand or batch_norm else bias.detach().clone()
             leaf.requires_grad_(True)
+            key = module if by_hand else module.running_mean if batch_norm else bias
+            self.kept.append(key)
             if by_hand or batch_norm:
-                self.zeros[id(module if by_hand else module.running_mean)] = leaf
+                self.zeros[id(key)] = leaf
             else:  # a bias that two modules share counts at the first
-                self.copies.setdefault(id(bias), leaf)
+                self.copies.setdefault(id(key), leaf)
             self.names.append(name or type(module).__name__)
             self.biases.append(bias.detach())
             self.leaves.append(leaf)
@@ -208,7 +218,7 @@ def _warn_not_homogeneous(model: nn.Module, residual: Tensor, bias: Tensor) -> N
     covered = (*_HOMOGENEOUS, *_AFFINE, _BATCH_NORM)
     others, derived = [], []  # a class derived from one of PyTorch's own may do more inside
     for name, module in model.named_modules():
-        if any(module.children()) or hasattr(module, "effective_bias"):
+        if next(module.children(), None) is not None or _says_its_bias(module):
             continue
         if not isinstance(module, covered):
             others.append(f"'{name or 'model'}' ({type(module).__name__})")

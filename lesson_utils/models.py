@@ -6,7 +6,7 @@ the model, so ρ, ε and α are in pixel units whatever the network does inside.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from itertools import pairwise
 from pathlib import Path
 
@@ -45,11 +45,9 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mean.ndim and x.shape[1:2] != self.mean.shape:
-            single = x.ndim < 4 and x.shape[:1] == self.mean.shape
-            remedy = ": if this is one image, use x[None]" if single else ""
             raise ValueError(
                 f"x must have shape (batch, {len(self.mean)}, …), one channel for each value of "
-                f"mean, got {tuple(x.shape)}{remedy}"
+                f"mean, got {tuple(x.shape)}"
             )
         shape = (-1, *[1] * (x.ndim - 2)) if self.mean.ndim else ()
         return (x - self.mean.view(shape)) / self.std.view(shape)
@@ -221,7 +219,7 @@ IMAGENETTE = {
 
 
 def efficientnet_lite0(
-    classes: int | Collection[int] = 1000, *, activation=nn.ReLU, pretrained: bool = False
+    classes: int | Iterable[int] = 1000, *, activation=nn.ReLU, pretrained: bool = False
 ) -> nn.Sequential:
     """EfficientNet-Lite0 of timm behind a :class:`Normalize` layer: pixels in, logits out.
 
@@ -230,9 +228,9 @@ def efficientnet_lite0(
 
     Parameters
     ----------
-    classes : int or collection of int
-        How many logits; or, with `pretrained`, those of ImageNet's classes to keep, 0 … 999,
-        such as :data:`IMAGENETTE`. The other rows of the last layer are left out.
+    classes : int or iterable of int
+        How many logits; or, with `pretrained`, those of ImageNet's classes to keep, 0 … 999, in their
+        order, such as :data:`IMAGENETTE`. The other rows of the last layer are left out.
     activation : callable
         Makes one activation module; called once for each place.
     pretrained : bool
@@ -243,8 +241,9 @@ def efficientnet_lite0(
     ------
     ModuleNotFoundError
         timm, or with `pretrained` the package of the weights, is not installed.
-    ValueError
-        `classes` is no number of logits, or names no classes of ImageNet.
+    TypeError, ValueError
+        `classes` is no number of logits, a set, which has no order, or names no classes of ImageNet;
+        `activation` makes no module; `pretrained` is neither True nor False.
 
     References
     ----------
@@ -254,9 +253,20 @@ def efficientnet_lite0(
     with needed_by("efficientnet_lite0"):
         import timm
 
-    if isinstance(classes, Collection) and not isinstance(classes, str):
-        kept = classes.tolist() if hasattr(classes, "tolist") else classes
-        kept = [check_integer("each of classes", k, least=0) for k in kept]
+    if isinstance(activation, nn.Module) or not callable(activation):
+        raise TypeError(
+            f"activation must make a module, such as the class nn.ReLU, got {activation!r}"
+        )
+    if not isinstance(pretrained, bool):
+        raise TypeError(
+            f"pretrained must be True or False, got {pretrained!r}: weights of your own are loaded by "
+            "load_weights"
+        )
+    if isinstance(classes, Set):
+        raise TypeError(f"classes must have an order, as a list has, got {type(classes).__name__}")
+    classes = classes.tolist() if hasattr(classes, "tolist") else classes
+    if isinstance(classes, Iterable) and not isinstance(classes, str):
+        kept = [check_integer("each of classes", k, least=0) for k in classes]
         if not kept or len(set(kept)) < len(kept) or not set(kept) <= set(range(1000)):
             raise ValueError(
                 f"classes must be different numbers of ImageNet's classes, 0 … 999, got {classes}"

@@ -40,7 +40,7 @@ ENDINGS = (*IMG_EXTENSIONS, ".gif")
 STRAY = "@eadir", "@recycle", "#recycle", "#snapshot", "__macosx", "__pycache__", "lost+found"
 """Folders that programs leave behind, and that hold no images of a class. So do hidden ones."""
 
-DECODING = 2
+DECODING = 3
 """Version of `_read`: what it decodes otherwise is not taken from an older cache."""
 
 
@@ -268,6 +268,7 @@ class Photographs(Dataset):
     def __init__(self, root: str | Path | None, split: str, *, classes=0, transform=None):
         self.folder, self.transform = data_root(root), transform
         try:
+            classes = check_integer("classes", classes, least=0)
             self.samples, self.classes, problems, _ = look_through(self.folder, split, classes)
         except ValueError as error:
             raise UserError(str(error)) from error
@@ -362,7 +363,9 @@ def _refuse_no_file(file: str, place: str) -> None:
 
 def _read(file: str | io.BytesIO) -> Tensor:
     """Bytes `(3, height, width)` of an image in any mode, upright."""
-    with Image.open(file) as image:
+    # The content, and not the file, which Pillow (13) maps into memory as if it were upright.
+    content = io.BytesIO(Path(file).read_bytes()) if isinstance(file, str) else file
+    with Image.open(content) as image:
         image.load()  # what cannot be decoded is said here
         with suppress(Exception):  # an orientation that cannot be read is none
             ImageOps.exif_transpose(image, in_place=True)
@@ -488,6 +491,7 @@ def load_images(
     OSError
         The cache cannot be written: give another folder by `cache`.
     """
+    size = check_integer("size", size)
     parts, cut = [], v2.Compose([v2.Resize(size), v2.CenterCrop(size)])
     for split in ("train", "val"):
         images = Photographs(root, split, classes=classes, transform=cut)

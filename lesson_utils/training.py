@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from inspect import signature
 
 import torch
@@ -18,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from .autograd import per_sample, with_gradients
 from .validation import (
     as_tensor_of_logits,
-    call_uncompiled,
     check_agreement,
     check_finite,
     check_floating,
@@ -28,6 +28,7 @@ from .validation import (
     check_labels,
     check_number,
     check_shape_of_logits,
+    differentiable,
     logits_alone,
     watched,
 )
@@ -61,7 +62,8 @@ def gradient_penalty_loss(
     Returns
     -------
     loss : Tensor, scalar
-        The whole objective, ready for `.backward()`.
+        The whole objective, ready for `.backward()`, or for :func:`backward` if the model has both
+        attention and checkpoints (`torch.utils.checkpoint`).
     penalty : Tensor, scalar
         The mean squared gradient norm, detached; 0 where `strength` is 0.
 
@@ -81,16 +83,26 @@ def gradient_penalty_loss(
     check_floating("x", x)
     check_labels(y, x)
     if strength == 0:
-        return _cross_entropy(model, x, y, "mean"), x.new_zeros(())
+        return _cross_entropy(model, x.detach(), y, "mean"), x.new_zeros(())
     _check_penalty_is_per_sample(model)
     x = x.detach().clone().requires_grad_(True)
     with _TwiceDifferentiable(), sdpa_kernel(SDPBackend.MATH):
-        losses = _cross_entropy(model, x, y, "none", call_uncompiled)
-    (grad,) = torch.autograd.grad(losses.sum(), x, create_graph=True)
-    if check and len(x) > 1:
-        _check_independence(losses, x, grad.detach())
+        losses = _cross_entropy(model, x, y, "none", differentiable)
+        # in here too: a checkpoint calls its part of the model again
+        (grad,) = torch.autograd.grad(losses.sum(), x, create_graph=True)
+        if check and len(x) > 1:
+            _check_independence(losses, x, grad.detach())
     penalty = grad.flatten(1).square().sum(1).mean()
     return losses.mean() + strength * penalty, penalty.detach()
+
+
+def backward(loss: Tensor, strength: float) -> None:
+    """Backward from a loss of :func:`gradient_penalty_loss`, also through a checkpoint.
+
+    A checkpoint calls its part of the model again here, and attention must choose the same kernel.
+    """
+    with sdpa_kernel(SDPBackend.MATH) if strength > 0 else nullcontext():
+        loss.backward()
 
 
 class _TwiceDifferentiable(TorchFunctionMode):
@@ -218,7 +230,7 @@ def fit(
                     optimizer.zero_grad()
                     some, first = (x[batch], y[batch]), epoch == step == 0
                     loss, _ = gradient_penalty_loss(model, *some, strength, check=first)
-                    loss.backward()
+                    backward(loss, strength)
                     optimizer.step()
     finally:  # also where a label is refused
         model.eval()
@@ -278,4 +290,4 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
         check_agreement(model, x)  # the likely reason
         raise
     check_shape_of_logits(logits, x)
-    return (logits.argmax(1) == y).double().mean().item()
+    return (logits.argmax(1) == y.long()).double().mean().item()

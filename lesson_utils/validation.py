@@ -12,11 +12,14 @@ derivative by another sample (:func:`check_company`).
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -133,11 +136,11 @@ def leaf_and_logits(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
 
     Margins of logits in double precision are taken there, and rounded to the dtype of `x` after that.
     No question is asked but that the logits are a tensor: for loops over inputs that were checked
-    once. A compiled model runs uncompiled: its compiled graph allows one backward pass only.
+    once.
     """
     leaf = x.detach().clone().requires_grad_(True)
     with torch.enable_grad():
-        logits = call_uncompiled(model, leaf.clone())  # a clone: the model may change its input
+        logits = differentiable(model, leaf.clone())  # a clone: the model may change its input
     if logits.dtype in _PRECISIONS:
         logits = logits.to(torch.promote_types(x.dtype, logits.dtype))
     return leaf, logits
@@ -154,13 +157,44 @@ def logits_alone(model: Model, x: Tensor) -> Tensor:
     return leaf_and_logits(model, x)[1].detach()
 
 
-def call_uncompiled(model: Model, x: Tensor) -> Tensor:
-    """The logits of a model, without what `torch.compile` made of it or of its parts."""
-    with ExitStack() as stack:
-        if "torch._dynamo" in sys.modules:  # else nothing was compiled
-            stack.enter_context(_COMPILED)
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        return as_tensor_of_logits(getattr(model, "_orig_mod", model)(x))
+def differentiable(model: Model, x: Tensor) -> Tensor:
+    """The logits of a model, such that any number of right derivatives can be taken.
+
+    A compiled model runs uncompiled: its compiled graph allows one backward pass only.
+    """
+    with _uncompiled(), _LaidOutAnew():
+        return as_tensor_of_logits(model(x))
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Without what `torch.compile` made of a model or of its parts."""
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled
+        yield
+        return
+    with _COMPILED, torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using `torch.compile.* global hooks")  # ours
+        yield
+
+
+class _LaidOutAnew(TorchFunctionMode):
+    """While a model is called: normalisation of one sample gets input and gradient in one order in memory.
+
+    On a CPU, where one has its channels first and the other last and the axis of the batch has length 1,
+    as behind an image that is read as tokens, PyTorch (2.15) differentiates wrongly, without a
+    word. Instance normalisation makes such an axis itself.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.__name__ not in ("batch_norm", "instance_norm"):
+            return func(*args, **kwargs)
+        x = kwargs.pop("input") if "input" in kwargs else args[0]
+        single = isinstance(x, Tensor) and (len(x) == 1 or func.__name__ == "instance_norm")
+        output = func(x.contiguous() if single else x, *args[1:], **kwargs)
+        if single and output.requires_grad:
+            output.register_hook(Tensor.contiguous)
+        return output
 
 
 def as_tensor_of_logits(logits: object) -> Tensor:
@@ -309,6 +343,7 @@ def watched(x: Tensor) -> Iterator[_Watch]:
     watch = _Watch(x)
     try:
         with (
+            _uncompiled(),
             watch,
             register_module_forward_pre_hook(watch.before_module),
             register_module_forward_hook(watch.after_module, always_call=True),
@@ -343,14 +378,17 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits of one sample of a pair depend on the other one (nothing of it leaves a trace); or
         it fails, and its weights are on another device or of another dtype than x.
     """
-    rows = torch.linspace(0, len(x) - 1, min(4, len(x)), device=x.device).round().long()
+    model, count = _as_module(model), min(4, len(x))
+    spread = [k * (len(x) - 1) // max(count - 1, 1) for k in range(count)]
+    rows = torch.tensor(spread, device=x.device)
     pairs, found = [rows] if len(x) == 1 else [rows[0::2], rows[1::2]], []
     pairs = [pair.expand(min(2, len(x))) for pair in pairs]  # one sample is its own company
     sizes, mixed = [], []
     try:
         with watched(x) as watch:
             for pair in pairs:
-                leaf, logits = leaf_and_logits(restricted(model, pair), x[pair])
+                with _hint_at_axes(x):
+                    leaf, logits = leaf_and_logits(restricted(model, pair), x[pair])
                 if watch.changed:  # and changed back, which is no graph to go backward through
                     break
                 if logits.ndim != 2 or len(logits) != len(pair) or not logits.requires_grad:
@@ -369,6 +407,42 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Accelerators choose other kernels, and TF32, for other batch sizes.
     rounding = watch.eps**0.5 if x.device.type == "cpu" else 1e-2
     return torch.cat(pairs), torch.cat(found), rounding * torch.stack(sizes)[:, None]
+
+
+@contextmanager
+def _hint_at_axes(x: Tensor) -> Iterator[None]:
+    """Where a model fails, and x looks like images in another layout, a note to the error says so."""
+    try:
+        yield
+    except Exception as error:
+        if x.ndim == 3 and x.shape[0] in (1, 3):
+            error.add_note(f"x has shape {tuple(x.shape)}. If that is one image, use x[None]")
+        if x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
+            error.add_note(
+                f"x has shape {tuple(x.shape)}. If the channels come last, use x.movedim(-1, 1)"
+            )
+        raise
+
+
+def _as_module(model: Model) -> Model:
+    """A method of a module as a module, so that the buffers of its owner are watched."""
+    method = model
+    while isinstance(method, functools.partial):
+        method = method.func
+    owner = getattr(method, "__self__", None)
+    return _Method(owner, model) if isinstance(owner, nn.Module) else model
+
+
+class _Method(nn.Module):
+    """Calls a method of `owner`."""
+
+    def __init__(self, owner: nn.Module, method: Model):
+        super().__init__()
+        self.owner, self.method = owner, method
+        self.train(owner.training)
+
+    def forward(self, x: Tensor) -> object:
+        return self.method(x)
 
 
 def _slope(logit: Tensor, leaf: Tensor, *, keep: bool) -> Tensor:
@@ -457,6 +531,7 @@ def class_index(target: int | Tensor | None, logits: Tensor, name: str = "target
         raise TypeError(f"{name} must hold class indices (integers), got {target!r}") from None
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TypeError(f"{name} must hold class indices (integers), got {index.dtype}")
+    index = index.long()  # those without a sign know no comparison
     if index.ndim == 0:
         index = index.expand(batch)
     if index.shape != (batch,):
@@ -469,7 +544,7 @@ def class_index(target: int | Tensor | None, logits: Tensor, name: str = "target
             f"{name} must lie in 0 … {n - 1} for a model with {n} logits, "
             f"got values from {int(index.min())} to {int(index.max())}"
         )
-    return index.long()
+    return index
 
 
 def check_labels(y: Tensor, x: Tensor, name: str = "y") -> None:
@@ -494,7 +569,7 @@ def check_labels(y: Tensor, x: Tensor, name: str = "y") -> None:
 
 def check_label_range(y: Tensor, logits: Tensor, name: str = "y") -> None:
     """Refuse labels that are no classes of a model with these logits."""
-    n = logits.shape[1]
+    n, y = logits.shape[1], y.long()  # labels without a sign know no comparison
     if (y < 0).any() or (y >= n).any():
         raise IndexError(
             f"{name} must lie in 0 … {n - 1} for a model with {n} logits, got labels from "
@@ -546,13 +621,18 @@ def check_alignment(x: Tensor, saliency: Tensor) -> None:
 
 
 def check_integer(name: str, value: int, *, least: int = 1) -> int:
-    """`value` as an int; refused if it is no integer, or below `least`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    """`value` as an int; refused if it is no integer, below `least`, or more than 63 bits hold."""
+    found = None
+    with suppress(TypeError):  # also that of a tensor of several entries
+        found = operator.index(value)
+    if found is None or isinstance(value, bool):
         remedy = f": use int({value!r})" if isinstance(value, (float, str)) else ""
         raise TypeError(f"{name} must be an integer, got {value!r}{remedy}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)
+    if found < least:
+        raise ValueError(f"{name} must be at least {least}, got {found}")
+    if found >= 2**63:
+        raise ValueError(f"{name} must be below 2**63, got {found}")
+    return found
 
 
 def in_chunks(x: Tensor, chunk_size: int | None) -> tuple[Tensor, ...]:
@@ -565,7 +645,7 @@ def in_chunks(x: Tensor, chunk_size: int | None) -> tuple[Tensor, ...]:
 
 def check_number(name: str, value: float, *, positive: bool = False) -> None:
     """Refuse what is no number, negative or infinite; and 0, if it must be positive."""
-    if not hasattr(value, "__float__"):
+    if not hasattr(value, "__float__") or math.prod(getattr(value, "shape", ())) != 1:
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 <= value < math.inf or (positive and value == 0):
         least = "> 0" if positive else "≥ 0"

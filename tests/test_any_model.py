@@ -2,8 +2,10 @@
 
 import functools
 import importlib
+import re
 import sys
 import threading
+import warnings
 from collections import OrderedDict
 from types import SimpleNamespace
 
@@ -33,6 +35,7 @@ from lesson_utils.training import accuracy, fit, gradient_penalty_loss
 torch.manual_seed(0)
 NET = mlp([64, 20, 5]).eval()
 X = torch.rand(4, 64)
+LABELS = torch.arange(4) % 3
 FUNCTIONS = [saliency_map, jacobian, linearized_robustness, measure, homogeneous_decomposition]
 
 
@@ -559,7 +562,220 @@ def test_threads_that_share_one_network():
         torch.testing.assert_close(m.bias, expected[k].bias, rtol=1e-4, atol=1e-5)
 
 
+# --- one sample ------------------------------------------------------------------------------
+
+
+class ByFormula(nn.Module):
+    """Batch or instance normalisation in eval mode, written out."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, z):
+        n = self.norm
+        mean, var = n.running_mean, n.running_var
+        if mean is None:
+            mean, var = z.mean((2, 3)), z.var((2, 3), unbiased=False)
+        z = (z - mean[..., None, None]) / (var[..., None, None] + n.eps).sqrt()
+        return n.weight[:, None, None] * z + n.bias[:, None, None]
+
+
+class Tokens(nn.Module):
+    """Behind, or before, the normalisation the channels of an image become the last axis."""
+
+    def __init__(self, norm, before):
+        super().__init__()
+        self.conv, self.norm, self.before = nn.Conv2d(3, 8, 3, padding=1), norm, before
+        self.mix, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        z = self.conv(x)
+        if self.before:
+            shape = z.shape
+            z = self.norm(self.mix(z.flatten(2).transpose(1, 2)).transpose(1, 2).view(shape))
+            return self.head(z.relu().mean((2, 3)))
+        z = self.norm(z).flatten(2).transpose(1, 2)
+        return self.head((z + self.mix(z).relu()).mean(1))
+
+
+NORMS = {
+    "batch": lambda: nn.BatchNorm2d(8),
+    "instance": lambda: nn.InstanceNorm2d(8, affine=True),
+    "instance, with statistics": lambda: nn.InstanceNorm2d(
+        8, affine=True, track_running_stats=True
+    ),
+}
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("name", NORMS)
+def test_one_sample_that_is_normalised_and_read_as_tokens(name, before):
+    """PyTorch's own derivative is wrong there: a batch of one, or samples one by one."""
+    torch.manual_seed(0)
+    norm = NORMS[name]()
+    for value in norm.state_dict().values():
+        value.copy_(torch.rand_like(value.float()) + 0.2)
+    model = Tokens(norm, before).eval()
+    plain = Tokens(ByFormula(norm), before).eval()
+    plain.load_state_dict(
+        {k.replace("norm.", "norm.norm."): v for k, v in model.state_dict().items()}
+    )
+    x, y = torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 2])
+    expected = jacobian(plain, x)[1]
+    close = {"rtol": 1e-3, "atol": 1e-5 * expected.abs().max().item()}
+    one_by_one = torch.cat([jacobian(model, x[k : k + 1])[1] for k in range(3)])
+    torch.testing.assert_close(one_by_one, expected, **close)
+    torch.testing.assert_close(jacobian(model, x)[1], expected, **close)
+    looped = jacobian(Around(lambda x: torch.cat([model(one) for one in x.split(1)])), x)[1]
+    torch.testing.assert_close(looped, expected, **close)
+    alpha = measure(plain, x).alignment
+    torch.testing.assert_close(measure(model, x, chunk_size=1).alignment, alpha, rtol=1e-3, atol=0)
+    slopes = []
+    for net in (model, plain):
+        loss, penalty = gradient_penalty_loss(net, x[:1], y[:1], 10.0)
+        slopes.append([penalty, *torch.autograd.grad(loss, list(net.conv.parameters()))])
+    torch.testing.assert_close(*slopes, rtol=1e-3, atol=1e-4)
+    if name == "batch":
+        with warnings.catch_warnings():  # the residual is rounding
+            warnings.simplefilter("error")
+            parts = homogeneous_decomposition(model, x)
+        by_hand = (x * expected[range(3), parts_class(model, x)]).flatten(1).sum(1)
+        torch.testing.assert_close(parts.homogeneous, by_hand, rtol=1e-3, atol=1e-5)
+
+
+def parts_class(model, x):
+    with torch.no_grad():
+        return model(x).argmax(1)
+
+
+# --- compiled, delegating and bound ----------------------------------------------------------
+
+
+class Delegates(nn.Module):
+    """A wrapper that passes on all questions about attributes, as some trackers do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, x):
+        return self.inner(1 - x)
+
+
+def test_what_is_around_a_compiled_model_counts():
+    compiled = torch.compile(NET, backend="eager")
+    factor = torch.tensor([1.0, -2, 3, 1, 1])
+    hooked = torch.compile(NET, backend="eager")
+    hooked.register_forward_hook(lambda module, args, output: factor * output)
+    shifted = torch.compile(NET, backend="eager")
+    shifted.register_forward_pre_hook(lambda module, args: (args[0] ** 2,))
+    cases = [
+        (compiled, NET),
+        (hooked, lambda x: factor * NET(x)),
+        (shifted, lambda x: NET(x**2)),
+        (Delegates(compiled).eval(), lambda x: NET(1 - x)),
+        (nn.Sequential(compiled), NET),
+    ]
+    for model, plain in cases:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            value = linearized_robustness(model, X).value
+            distance = minimal_l2(model, X).distance
+            loss = gradient_penalty_loss(model, X, LABELS, 0.5)
+            share = accuracy(model, X, LABELS)
+        torch.testing.assert_close(value, linearized_robustness(plain, X).value)
+        torch.testing.assert_close(distance, minimal_l2(plain, X).distance)
+        torch.testing.assert_close(loss, gradient_penalty_loss(plain, X, LABELS, 0.5))
+        assert share == accuracy(plain, X, LABELS)
+
+
+@pytest.mark.parametrize("bind", [lambda m: m.forward, lambda m: functools.partial(m.forward)])
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_a_method_of_a_model_that_changes_itself(bind, scale):
+    net = WithRunningMean().eval()
+    with pytest.raises(ValueError, match="changes its buffer"):
+        saliency_map(bind(net), scale * X[:1])
+    assert not net.mean.any()
+    torch.testing.assert_close(saliency_map(bind(NET), X), saliency_map(NET, X))
+    with pytest.raises(ValueError, match="train mode"):
+        saliency_map(bind(nn.Sequential(nn.Dropout(), NET).train()), X)
+    NET.eval()
+
+
+class WithRunningMean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, x):
+        self.mean.mul_(0.9).add_(0.1 * x.detach().mean(0))
+        return self.head(x - self.mean)
+
+
+def test_a_default_dtype_of_few_digits():
+    x = torch.rand(512, 64)
+    expected = linearized_robustness(NET, x).value
+    for dtype in (torch.bfloat16, torch.float16):
+        torch.set_default_dtype(dtype)
+        try:
+            found = linearized_robustness(NET, x).value
+        finally:
+            torch.set_default_dtype(torch.float32)
+        torch.testing.assert_close(found, expected)
+
+
+def test_classes_and_labels_without_a_sign():
+    signed = torch.tensor([0, 1, 2, 3])
+    for dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64):
+        index = signed.to(dtype)
+        torch.testing.assert_close(saliency_map(NET, X, index), saliency_map(NET, X, signed))
+        for strength in (0.0, 1.0):
+            loss = gradient_penalty_loss(NET, X, index, strength)
+            torch.testing.assert_close(loss, gradient_penalty_loss(NET, X, signed, strength))
+        assert accuracy(NET, X, index) == accuracy(NET, X, signed)
+        with pytest.raises(IndexError, match="0 … 4"):
+            saliency_map(NET, X, (signed + 5).to(dtype))
+
+
+@pytest.mark.parametrize(
+    ("shape", "note"),
+    [((3, 32, 32), r"one image, use x\[None\]"), ((2, 32, 32, 3), r"x\.movedim\(-1, 1\)")],
+)
+def test_images_in_another_layout_get_a_note(shape, note):
+    conv = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(5)).eval()
+    conv(torch.rand(2, 3, 32, 32))
+    for model in (conv, nn.Sequential(Normalize([0.5] * 3, [0.2] * 3), conv)):
+        with pytest.raises((RuntimeError, ValueError)) as found:
+            measure(model, torch.rand(shape))
+        assert re.search(note, "".join(found.value.__notes__))
+
+
 # --- ties ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("twins", [12, 13, 19])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_many_twins(twins, scale):
+    """However many equal rows there are, zero rows too, the nearest boundary is that of another."""
+    torch.manual_seed(0)
+    weight = torch.randn(20, 5).double()
+    weight[:twins] = scale * torch.randn(5).double()
+    model, x = AffineClassifier(weight), torch.randn(4000, 5).double()
+    x = x[model(x).argmax(1) < twins][:40]
+    assert len(x)
+    expected = model.robustness(x)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(minimal_l2(model, x).distance, expected, rtol=1e-6, atol=1e-9)
+    assert line_search(model, x).success.all()
+    assert projected_gradient(model, x).success.all()
 
 
 def test_a_twin_is_no_rival():
@@ -589,7 +805,18 @@ def test_a_tie_with_another_row_is_a_boundary():
 
 # --- no trace --------------------------------------------------------------------------------
 
-LABELS = torch.arange(4) % 3
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_training_leaves_the_images_alone(strength):
+    x = torch.rand(4, 64, requires_grad=True)
+    fit(mlp([64, 5]), x, LABELS, epochs=1, strength=strength)
+    assert x.grad is None
+    gradient_penalty_loss(mlp([64, 5]), x, LABELS, strength)[0].backward()
+    assert x.grad is None
+    with_graph = nn.Linear(64, 64)(x)
+    fit(mlp([64, 5]), with_graph, LABELS, epochs=2, strength=strength)
+
+
 CALLS = {
     "saliency_map": saliency_map,
     "jacobian": jacobian,

@@ -535,3 +535,22 @@ def test_where_the_gradient_vanishes_random_directions_lead_out(dtype):
     exact = 1 - norm(x)
     assert (result.distance >= (1 - ROUNDING) * exact).all()
     assert (result.distance <= 1.01 * exact).all()
+
+
+def test_a_model_is_never_asked_about_no_sample():
+    """Many a network of a library fails at an empty batch, for which -1 in a shape has no value."""
+    torch.manual_seed(0)
+    net = mlp([6, 8, 3]).eval()
+
+    def at_least_one(x):
+        assert len(x), "an empty batch"
+        return net(x.reshape(len(x), 2, -1).flatten(1))
+
+    at_least_one = Around(at_least_one)
+    for x in (torch.rand(1, 6), torch.rand(7, 6), torch.zeros(2, 6)):
+        for bounds in (None, (0, 1)):
+            found = minimal_l2(at_least_one, x, bounds=bounds, restarts=5)
+            expected = minimal_l2(net, x, bounds=bounds, restarts=5)
+            torch.testing.assert_close(found.distance, expected.distance)
+        for attack in (line_search, projected_gradient):
+            torch.testing.assert_close(attack(at_least_one, x).distance, attack(net, x).distance)

@@ -60,6 +60,21 @@ def test_three_classes_by_hand():
     assert result.runner_up.tolist() == [1, 2, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_at_either_end_of_the_range(dtype):
+    """Scores of any scale have the same ρ: lengths and margins neither overflow nor vanish."""
+    torch.manual_seed(0)
+    weight, x = torch.randn(4, 9, dtype=dtype), torch.rand(20, 9, dtype=dtype)
+    expected = AffineClassifier(weight).robustness(x)
+    top, least = torch.finfo(dtype).max, torch.finfo(dtype).tiny
+    largest = (x @ weight.T).abs().max().maximum(weight.abs().max())
+    for scale in (0.9 * top / largest, 1e4 * least):
+        model = AffineClassifier(scale * weight)
+        torch.testing.assert_close(model.robustness(x), expected, rtol=1e-3, atol=0)
+        step = (model.closest_adversary(x) - x).norm(dim=1)
+        torch.testing.assert_close(step, expected, rtol=1e-3, atol=1e-6)
+
+
 def test_equal_rows_have_no_boundary_between_them():
     model = AffineClassifier([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     x = torch.tensor([[2.0, 5.0]], dtype=torch.float64)

@@ -95,3 +95,12 @@ def test_what_is_undefined_at_an_image_is_left_out():
     x = torch.tensor([[1.0, 2, 3], [-1, -1, -1], [2, 1, 4]])  # no gradient at the second
     column = compare({"flat": flat}, x).to_frame()["degree_of_homogeneity"]
     assert column["flat"] == pytest.approx(1.0)
+
+
+def test_names_are_no_formulas():
+    net = mlp([12, 3]).eval()
+    figure = compare(
+        {"a$b_c^$": nn.Sequential(nn.Flatten(), net).eval()}, torch.rand(2, 3, 2, 2)
+    ).figure()
+    figure.canvas.draw()
+    assert any("a\\$b_c^\\$: class" in axis.get_title() for axis in figure.axes)

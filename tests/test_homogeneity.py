@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_nets import random_net
 from torch import nn
+from torch.nn.utils.prune import random_unstructured
 
 from lesson_utils import AffineClassifier, homogeneous_decomposition
 from lesson_utils.models import Normalize, SmallNet, mlp
@@ -340,3 +341,50 @@ def test_frozen_and_shared_biases():
     assert result.residual.abs().max() < 1e-12
     assert (result.per_layer["0"] != 0).any()
     assert (result.per_layer["2"] == 0).all()  # both of them are counted at the first
+
+
+def test_a_bias_that_is_computed_anew_in_each_call_is_no_other_one():
+    """Pruning replaces the bias: its place in memory may become that of any other tensor."""
+    torch.manual_seed(4)
+    net, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).eval(), torch.rand(4, 8)
+    expected = homogeneous_decomposition(net, x)
+    for k in (0, 2):
+        random_unstructured(net[k], "bias", 0.0)
+    for _ in range(10):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the residual is the biases, which have no layer
+            found = homogeneous_decomposition(net, x)
+        torch.testing.assert_close(found.bias, expected.bias)
+        torch.testing.assert_close(found.homogeneous, expected.homogeneous)
+
+
+class PassesOn(nn.Module):
+    """A wrapper that answers every question like what it wraps."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("wrap", [PassesOn, lambda m: torch.compile(m, backend="eager")])
+def test_what_is_wrapped_counts_once(wrap):
+    net, x = mlp([4, 6, 3]).eval(), torch.rand(5, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = homogeneous_decomposition(nn.Sequential(wrap(Normalize(0.5, 0.25)), net), x)
+    expected = homogeneous_decomposition(nn.Sequential(Normalize(0.5, 0.25), net), x)
+    torch.testing.assert_close(list(found.per_layer.values()), list(expected.per_layer.values()))
+    linear = nn.Linear(4, 4)
+    with pytest.warns(UserWarning, match=r"Not positively homogeneous: '1' \(GELU\)$"):
+        homogeneous_decomposition(
+            nn.Sequential(wrap(linear), nn.GELU(), nn.Sequential(), net).eval(), x
+        )

@@ -128,8 +128,11 @@ def test_so_many_classes_equally_spaced(tiny, tmp_path):
     assert listed(tmp_path, "train", 3)[2] == ["c00", "c06", "c13"]
     assert listed(tmp_path, "train", 20)[2] == names
     assert listed(tmp_path, "train", 0)[2] == names
-    for number in (21, -1):
-        with pytest.raises(ValueError, match=f"0 .all. … 20, got {number}"):
+    for number, message in ((21, "0 .all. … 20, got 21"), (-1, "at least 0, got -1")):
+        with pytest.raises(ValueError, match=message):
+            listed(tmp_path, "train", number)
+    for number in ("a", 2.5):
+        with pytest.raises(TypeError, match=f"classes must be an integer, got {number!r}"):
             listed(tmp_path, "train", number)
     loaded = tensors(tiny, classes=2)  # not the first two in wnids.txt, and renumbered
     assert loaded.y_test.tolist() == [0, 1]
@@ -225,6 +228,13 @@ def test_images_stand_upright(tmp_path, orientation):
     held = picture if orientation == 1 else picture.transpose(inverse[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
+    for mode in ("L", "RGBA", "CMYK", "RGB"):  # uncompressed TIFF may be mapped into memory
+        of_mode = held.convert(mode)
+        turned, straight = (
+            saved(tmp_path, "a.tif", image, exif=tag)
+            for image, tag in ((of_mode, exif), (picture.convert(mode), Image.Exif()))
+        )
+        assert torch.equal(turned, straight)
     for name in ("a.jpg", "a.png"):
         found = saved(tmp_path, name, held, exif=exif)
         expected = torch.tensor(np.asarray(picture)).permute(2, 0, 1)

@@ -1,6 +1,7 @@
 """Bad input: one clear error that names the argument and the remedy."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -277,8 +278,12 @@ def test_counts(name):
     for value in (0, -1):
         with pytest.raises(ValueError, match=f"^{name} must be at least 1, got {value}$"):
             COUNTS[name](value)
-    for value in (2.0, 1.5, math.nan, "2", True):
-        with pytest.raises(TypeError, match=f"^{name} must be an integer, got {value!r}"):
+    with pytest.raises(ValueError, match=rf"^{name} must be below 2\*\*63, got {2**64}$"):
+        COUNTS[name](2**64)
+    for value in (2.0, 1.5, math.nan, "2", True, torch.tensor([2, 2]), torch.tensor(2.5)):
+        with pytest.raises(
+            TypeError, match=rf"^{name} must be an integer, got {re.escape(repr(value))}"
+        ):
             COUNTS[name](value)
     for value in (np.int64(2), torch.tensor(2)):
         COUNTS[name](value)
@@ -298,12 +303,14 @@ def test_counts(name):
         ("strength", math.inf, ValueError, "a number ≥ 0 and finite"),
         ("strength", math.nan, ValueError, "a number ≥ 0 and finite"),
         ("strength", "a", TypeError, "a number"),
+        ("strength", torch.ones(2), TypeError, "a number"),
+        ("seed", 2**63, ValueError, r"below 2\*\*63"),
     ],
 )
 def test_settings_of_training(name, value, error, message):
     net = mlp([4, 3])
     before = [p.clone() for p in net.parameters()]
-    with pytest.raises(error, match=f"^{name} must be {message}, got {value!r}"):
+    with pytest.raises(error, match=f"^{name} must be {message}, got {re.escape(repr(value))}"):
         fit(net, X, LABELS, **{"epochs": 1, name: value})
     assert all(map(torch.equal, before, net.parameters()))
 

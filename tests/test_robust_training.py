@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from lesson_utils.experiments import train as module
@@ -14,7 +15,7 @@ from lesson_utils.experiments.depthwise import DepthwiseTwice
 from lesson_utils.experiments.settings import Recipe
 from lesson_utils.experiments.train import flip_and_shift, seed_epoch, train
 from lesson_utils.models import SmallNet, mlp
-from lesson_utils.training import gradient_penalty_loss
+from lesson_utils.training import backward, fit, gradient_penalty_loss
 
 RECIPE = Recipe(epochs=4, batch_size=50, learning_rate=0.5, decay_every=3)
 
@@ -340,3 +341,48 @@ def test_what_no_checkpoint_can_hold_is_refused_before_the_first_step(kind, imag
     assert not told
     one(net, images, **options)
     assert told
+
+
+@pytest.mark.parametrize("memory", ["tensors", "loader"])
+def test_after_a_failure_the_model_answers_as_one_that_is_done(memory):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 3))
+    x, y = torch.rand(8, 1, 8, 8, requires_grad=True), torch.full((8,), 7)  # no class of the model
+    images = TensorDataset(x, y)
+    with pytest.raises(IndexError, match="0 … 2"):
+        data = images if memory == "tensors" else DataLoader(images, 4)
+        train(net, data, strength=0.0, recipe=Recipe(epochs=1))
+    assert not any(module.training for module in net.modules())
+    assert x.grad is None and net[0].weight.is_contiguous()
+
+
+class Attention(nn.Module):
+    """Attention inside a checkpoint, which calls it again in each backward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.qkv, self.head = nn.Linear(4, 8), nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def block(self, z):
+        q, k, v = self.qkv(z).unflatten(2, (3, 2, 4)).movedim(2, 0).transpose(2, 3)
+        return z + scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def forward(self, x, again=True):
+        z = self.embed(x)
+        z = checkpoint(self.block, z, use_reentrant=False) if again else self.block(z)
+        return self.head(z.mean(1))
+
+
+def test_attention_in_a_checkpoint():
+    torch.manual_seed(0)
+    net, x, y = Attention(), torch.rand(4, 5, 4), torch.tensor([0, 1, 2, 0])
+    slopes = []
+    for model in (net, lambda x: net(x, again=False)):
+        loss, _ = gradient_penalty_loss(model, x, y, 1.0)
+        backward(loss, 1.0)
+        slopes.append([p.grad.clone() for p in net.parameters()])
+        net.zero_grad()
+    torch.testing.assert_close(*slopes)
+    for strength in (0.0, 1.0):
+        fit(net, x, y, strength=strength, epochs=1)
+        recipe = Recipe(epochs=1, batch_size=2)
+        train(net, TensorDataset(x, y), strength=strength, recipe=recipe)

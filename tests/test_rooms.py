@@ -115,8 +115,8 @@ def test_the_house_stays_small():
     program = lines.pop("experiments")
     mathematics = sum(lines.pop(room) for room in MATHEMATICS)
     assert mathematics <= 450
-    assert program <= 1130  # why not 550, as was planned: CONTRIBUTING.md, "The helper module"
-    assert sum(lines.values()) <= 3695  # toy models, attacks, data, training, pictures, …
+    assert program <= 1135  # why not 550, as was planned: CONTRIBUTING.md, "The helper module"
+    assert sum(lines.values()) <= 3780  # toy models, attacks, data, training, pictures, …
 
 
 def public_functions():

@@ -81,12 +81,12 @@ def ask(model: Model, x: Tensor, bounds: Bounds | None = None) -> Task:
     grad = gradient(own, leaf, keep_graph=True)
     check_gradient(grad.flatten(1).isfinite().all(1), label)
     terms = torch.stack([_summands(logits, x, grad), norm(grad)], 1)
-    known = terms.isfinite().all(1) & (terms[:, 1] > 0)
+    known = terms.isfinite().all(1)
     few = _FEW_ROUNDINGS * torch.finfo(x.dtype).eps
     twins, twin = torch.zeros_like(logits, dtype=torch.bool), torch.ones_like(known)
     distance, normal = torch.full_like(terms[:, 0], torch.inf), torch.zeros_like(x)
     # From the strongest rival on, up to the first one that nowhere ties: as a rule, that is the first.
-    for rival in ranking(logits, label)[:, 1:11].unbind(1):
+    for rival in ranking(logits, label)[:, 1:].unbind(1):
         margin, slope = margin_gradient(logits, leaf, label, rival, keep_graph=True)
         found = hyperplane(margin, slope)
         distance = torch.where(twin, found[0], distance)
@@ -290,8 +290,10 @@ def _settle(task: Task, found: Tensor) -> tuple[Tensor, Tensor]:
 
 def _alone(task: Task, y: Tensor, rows: Tensor) -> Tensor:
     """Whether each y, a point of the sample `rows`, is an adversary in a batch of its own."""
+    if len(rows) == 0:  # which no model needs to answer
+        return rows > 0
     one_by_one = zip(y.split(1), rows.split(1), strict=True)
-    return torch.cat([is_adversarial(task.of(row), one) for one, row in one_by_one] or [rows > 0])
+    return torch.cat([is_adversarial(task.of(row), one) for one, row in one_by_one])
 
 
 def _summands(logits: Tensor, y: Tensor, *grads: Tensor) -> Tensor:

@@ -174,6 +174,8 @@ def _approach(task: Task, y: Tensor, *, rounds: int = 10, enough: float = 1e-2) 
         resting = lame & tired[active]
         tired[active] = lame
         active = active[~resting]
+        if len(active) == 0:
+            break
     return y
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from ..files import UserError
 from ..photographs import pixels
 from ..records import store, stored
-from ..training import cut_into_batches, gradient_penalty_loss
+from ..training import backward, cut_into_batches, gradient_penalty_loss
 from ..validation import check_integer, check_number
 from .depthwise import DepthwiseTwice
 from .processes import is_first, rank_and_count, shared, summed
@@ -93,8 +94,6 @@ def train(
     check_number("strength", strength)
     seed = check_integer("seed", seed, least=0)
     _check_can_be_stored(checkpoint, model)
-    # this memory format makes the convolutions faster on a CPU
-    _training_mode(model.to(memory_format=torch.channels_last), recipe)
     weights, rate, decay = model.parameters(), recipe.learning_rate, recipe.weight_decay
     if recipe.optimizer == "adam":
         optimizer = torch.optim.Adam(weights, rate, (recipe.momentum, 0.99), weight_decay=decay)
@@ -111,8 +110,9 @@ def train(
         disable=not progress or not is_first(),
     )
     device = next(model.parameters()).device
-    parallel = shared(model)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), bar:
+    random = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with _training_mode(model, recipe), random, bar:
+        parallel = shared(model)
         while len(epochs) < recipe.epochs and all(math.isfinite(loss) for _, loss in epochs):
             began = time.perf_counter()
             order = seed_epoch(len(epochs), seed, n)
@@ -130,7 +130,6 @@ def train(
             if after_epoch is not None:
                 after_epoch(_history(epochs))
             _save(checkpoint, identity, model, optimizer, epochs)
-    model.eval().to(memory_format=torch.contiguous_format)
     return _history(epochs)
 
 
@@ -140,11 +139,17 @@ def _history(epochs: list[list[float]]) -> History:
     return History(losses[:diverged], diverged, sum(row[0] for row in epochs))
 
 
-def _training_mode(model: nn.Module, recipe: Recipe) -> None:
-    model.train()
+@contextmanager
+def _training_mode(model: nn.Module, recipe: Recipe) -> Iterator[None]:
+    """Train mode, in a memory format that makes convolutions faster on a CPU; then eval mode."""
+    model.to(memory_format=torch.channels_last).train()
     for module in model.modules():
         if recipe.freeze_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
+    try:
+        yield
+    finally:  # also where a label is refused
+        model.eval().to(memory_format=torch.contiguous_format)
 
 
 def seed_epoch(epoch: int, seed: int, n: int) -> Tensor:
@@ -202,7 +207,7 @@ def _epoch(
             x, y = x.to(device), y.to(device)
             loss, _ = gradient_penalty_loss(model, x, y, strength, check=check and seen == 0)
         # Processes average their gradients: weighted so, that is the gradient of the whole batch.
-        (count * world / size * loss).backward()
+        backward(count * world / size * loss, strength)
         if clip < math.inf:
             nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -61,7 +63,11 @@ class AffineClassifier(nn.Module):
         logits = self(x)
         check_finite("Ψ(x)", logits)
         prediction = logits.argmax(1)
-        normals = self.weight[prediction][:, None] - self.weight  # (batch, n, d)
+        # Scores of any scale have this ρ: a power of two keeps differences and lengths in range.
+        room = 2.0 ** -math.ceil(math.log2(4 * self.weight.shape[1] ** 0.5))
+        room = room if self.weight.abs().amax() > 1 else 1.0
+        weight, logits = room * self.weight, room * logits
+        normals = weight[prediction][:, None] - weight  # (batch, n, d)
         margins = logits.gather(1, prediction[:, None]) - logits
         lengths = norm(normals.flatten(0, 1)).view_as(margins)
         # An equal row (i* itself, or a twin of it) has no boundary with i*.
