@@ -97,9 +97,17 @@ def gradient_penalty_loss(
 
 
 def backward(loss: Tensor, strength: float) -> None:
-    """Backward from a loss of :func:`gradient_penalty_loss`, also through a checkpoint.
+    """Differentiate a loss by the weights, also through a checkpoint with attention.
 
-    A checkpoint calls its part of the model again here, and attention must choose the same kernel.
+    A checkpoint calls its part of the model again here, and attention must choose the same kernel
+    as before.
+
+    Parameters
+    ----------
+    loss : Tensor, scalar
+        Of :func:`gradient_penalty_loss`, or a multiple of it.
+    strength : float
+        The λ that it was given.
     """
     with sdpa_kernel(SDPBackend.MATH) if strength > 0 else nullcontext():
         loss.backward()
