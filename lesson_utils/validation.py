@@ -439,7 +439,7 @@ class _Method(nn.Module):
     def __init__(self, owner: nn.Module, method: Model):
         super().__init__()
         self.owner, self.method = owner, method
-        self.train(owner.training)
+        self.training = owner.training  # and not that of its parts
 
     def forward(self, x: Tensor) -> object:
         return self.method(x)

@@ -704,6 +704,10 @@ def test_a_method_of_a_model_that_changes_itself(bind, scale):
         saliency_map(bind(net), scale * X[:1])
     assert not net.mean.any()
     torch.testing.assert_close(saliency_map(bind(NET), X), saliency_map(NET, X))
+    frozen = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8).eval(), nn.Linear(8, 3))
+    modes = [module.training for module in frozen.modules()]
+    saliency_map(bind(frozen), X)
+    assert modes == [module.training for module in frozen.modules()] == [True, True, False, True]
     with pytest.raises(ValueError, match="train mode"):
         saliency_map(bind(nn.Sequential(nn.Dropout(), NET).train()), X)
     NET.eval()
