@@ -554,3 +554,18 @@ def test_a_model_is_never_asked_about_no_sample():
             torch.testing.assert_close(found.distance, expected.distance)
         for attack in (line_search, projected_gradient):
             torch.testing.assert_close(attack(at_least_one, x).distance, attack(net, x).distance)
+
+
+@pytest.mark.parametrize("seed", [38, 230, 336])
+def test_needles_in_the_plane(seed):
+    """Regions of another class so narrow that neither a walk nor a random point meets them."""
+    torch.manual_seed(seed)
+    sizes = [[2, 8, 3], [2, 16, 16, 3], [2, 12, 12, 12, 4], [2, 6, 2], [2, 30, 5], [2, 10, 10, 2]]
+    net = mlp(sizes[seed % 6]).double().eval()
+    x = 4 * torch.rand(30, 2).double() - 2
+    rho = PlanarReLUNet(net).robustness(x)
+    found = minimal_l2(net, x).distance
+    reached = rho.isfinite()
+    assert reached.any()
+    assert (found[reached] <= 1.01 * rho[reached]).all()
+    assert (found[reached] >= (1 - 1e-6) * rho[reached]).all()

@@ -158,3 +158,22 @@ def test_refusals():
         PlanarReLUNet(mlp([2, 4, 3], activation=nn.GELU))
     with pytest.raises(ValueError, match="2 inputs"):
         PlanarReLUNet(mlp([3, 4, 3]))
+
+
+@pytest.mark.parametrize("seed", [0, 336, 342])
+def test_what_lies_beyond_the_window_may_be_nearer(seed):
+    """Neither the company of a point nor the window that it needs moves its distances."""
+    torch.manual_seed(seed)
+    planar = PlanarReLUNet(mlp([2, 8, 3]).double().eval())
+    x = 4 * torch.rand(30, 2).double() - 2
+    rho, radius = planar.robustness(x), planar.affine_radius(x)
+    angles = torch.linspace(0, 2 * torch.pi, 721).double()
+    around = torch.stack([angles.cos(), angles.sin()], 1)
+    for k in range(0, 30, 3):
+        one = x[k : k + 1]
+        torch.testing.assert_close(planar.robustness(one), rho[k : k + 1])
+        torch.testing.assert_close(planar.affine_radius(one), radius[k : k + 1])
+        if rho[k].isfinite():  # a disc of one class
+            disc = one + 0.999 * rho[k] * around * torch.linspace(0.05, 1, 40)[:, None, None]
+            assert (planar(disc.flatten(0, 1)).argmax(1) == planar(one).argmax(1)).all()
+            assert planar(planar.closest_adversary(one)).topk(2).values.diff().abs() < 1e-9

@@ -116,7 +116,7 @@ def test_the_house_stays_small():
     mathematics = sum(lines.pop(room) for room in MATHEMATICS)
     assert mathematics <= 450
     assert program <= 1135  # why not 550, as was planned: CONTRIBUTING.md, "The helper module"
-    assert sum(lines.values()) <= 3780  # toy models, attacks, data, training, pictures, …
+    assert sum(lines.values()) <= 3800  # toy models, attacks, data, training, pictures, …
 
 
 def public_functions():

@@ -19,7 +19,16 @@ from .common import (
     is_adversarial,
     without_twins,
 )
-from .proposals import around, deepfool, elsewhere, far_and_wide, leaping_walk, penalty_method
+from .proposals import (
+    around,
+    deepfool,
+    elsewhere,
+    far_and_wide,
+    in_ball,
+    leaping_walk,
+    nearest_of,
+    penalty_method,
+)
 
 # Up to so many entries a sample, random points cover the directions.
 FEW_DIMENSIONS = 8
@@ -39,7 +48,7 @@ def minimal_l2(
     from x to the tangent plane of the decision boundary gives a closer point, and so on until nothing
     improves. For an affine classifier the tangent plane is the boundary, and the result is ρ up
     to rounding, where the nearest boundary is that with one of the ten strongest rivals. In a few
-    dimensions random points of the ball that is left are tried too.
+    dimensions random points of the ball that is left are tried too, and DeepFool from some of them.
 
     The distance is an *upper bound* of ρ, and no more: a nearer adversary may lie where no
     descent leads, and a failed search proves nothing. The best of four attacks of adv-lib (ALMA, DDN
@@ -96,7 +105,7 @@ def minimal_l2(
     if failed.any():
         best[failed] = far_and_wide(task.of(failed))
     if task.x[0].numel() <= FEW_DIMENSIONS:
-        best = _each(around, task, best)
+        best = _each(_from_all_sides, task, _each(around, task, best))
     best = _each(_pull_in, task, best)
     if restarts == 0:
         return as_result(task, best)
@@ -138,6 +147,16 @@ def _each(improve, task: Task, y: Tensor) -> Tensor:
     if len(rows):
         y[rows] = improve(task.of(rows), y[rows])
     return y
+
+
+def _from_all_sides(task: Task, y: Tensor, points: int = 128) -> Tensor:
+    """Adversaries y, or nearer ones: DeepFool from random points of the ball that y bounds."""
+    x, starts = task.x, in_ball(task, y, points)
+    many = task.of(torch.arange(len(x), device=x.device).repeat(points))
+    found = deepfool(many, steps=10, start=starts.flatten(0, 1))
+    found = _each(lambda part, at: _approach(part, at, rounds=5), many, found)
+    found = nearest_of(task, found.view_as(starts))
+    return torch.where(per_sample(norm(found - x) < norm(y - x), x), found, y)
 
 
 def _pull_in(task: Task, y: Tensor) -> Tensor:

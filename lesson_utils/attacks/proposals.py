@@ -21,9 +21,9 @@ from .common import (
 )
 
 
-def deepfool(task: Task, steps: int = 50) -> Tensor:
-    """Step to the nearest linearized boundary until the decision changes."""
-    y = task.x.clone()
+def deepfool(task: Task, steps: int = 50, *, start: Tensor | None = None) -> Tensor:
+    """Step to the nearest linearized boundary until the decision changes, from x or `start`."""
+    y = (task.x if start is None else start).clone()
     active = torch.arange(len(y), device=y.device)
     for k in range(steps):
         part, here = task.of(active), y[active]
@@ -161,7 +161,7 @@ def around(task: Task, y: Tensor, *, points: int = 256, rounds: int = 8) -> Tens
         offsets = (y - x) + per_sample(radius, x) * noise.to(x)[:, None]
         size = norm(offsets.flatten(0, 1)).view(points, -1) / radius
         inside = offsets * (0.999 / size.clamp(min=1)).view(points, -1, *[1] * (x.ndim - 1))
-        found = _nearest_of(task, task.clip(x + inside))
+        found = nearest_of(task, task.clip(x + inside))
         known = found.flatten(1).isfinite().all(1)
         y = torch.where(per_sample(known, y), bisect(task, found, halvings=6), y)
     return y
@@ -177,11 +177,23 @@ def far_and_wide(task: Task, directions: int = 16) -> Tensor:
     for k in range(-6, 12):
         size = per_sample(2.0**k * task.length, x)
         missing = per_sample(~found.flatten(1).isfinite().all(1), x)
-        found = torch.where(missing, _nearest_of(task, task.clip(x + size * rays)), found)
+        found = torch.where(missing, nearest_of(task, task.clip(x + size * rays)), found)
     return bisect(task, found, halvings=6)
 
 
-def _nearest_of(task: Task, points: Tensor) -> Tensor:
+def in_ball(task: Task, y: Tensor, points: int) -> Tensor:
+    """Random points, `(points, batch, *input_shape)`, of the ball around x that y bounds.
+
+    As many in each part of it, of equal volume; the same for every sample but for the radius.
+    """
+    x, generator = task.x, _generator(1)
+    directions = unit(_noise((points, *x[0].shape), generator))[2]
+    share = torch.rand(points, generator=generator, dtype=torch.float64, device="cpu")
+    inside = per_sample(share ** (1 / x[0].numel()), directions) * directions
+    return task.clip(x + per_sample(norm(y - x), x) * inside.to(x)[:, None])
+
+
+def nearest_of(task: Task, points: Tensor) -> Tensor:
     """Of `points`, `(k, batch, *input_shape)`, the nearest adversary of each sample; NaN for none."""
     k, batch = points.shape[:2]
     samples = torch.arange(batch, device=points.device)

@@ -112,15 +112,16 @@ class PlanarReLUNet(nn.Module):
         points = x.detach().double().cpu().numpy()
         center, radius = points.mean(0), 1.0 + 2 * np.abs(points - points.mean(0)).max()
         distance, foot = np.full(len(points), np.inf), np.full_like(points, np.nan)
-        for _ in range(20):  # what lies beyond the window is not known: double it
-            inside = radius - np.abs(points - center).max(1)
-            far = ~(distance <= inside)
-            if not far.any():
-                break
+        far = np.ones(len(points), dtype=bool)
+        for _ in range(20):
             start, end, owner = segments(center, radius)
             for b in np.flatnonzero(far):
                 counts = owner != skip[b]
                 distance[b], foot[b] = _nearest_point(points[b], start[counts], end[counts])
+            # What lies beyond the window is not known, and may be nearer than what is far within it.
+            far = ~(distance <= radius - np.abs(points - center).max(1))
+            if not far.any():
+                break
             radius *= 2
         return distance, foot
 
