@@ -111,3 +111,20 @@ def random_net(seed, dtype=torch.float64):
             elif getattr(module, "bias", None) is not None:
                 module.bias.normal_()
     return net.to(dtype).eval(), shape
+
+
+class PassesOn(nn.Module):
+    """A wrapper that answers every question like what it wraps, as some trackers do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("inner"), name)
+
+    def forward(self, x):
+        return self.inner(x)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from random_nets import Around
+from random_nets import Around, PassesOn
 from torch import nn
 from torch.nn.functional import dropout
 
@@ -652,19 +652,7 @@ def parts_class(model, x):
 # --- compiled, delegating and bound ----------------------------------------------------------
 
 
-class Delegates(nn.Module):
-    """A wrapper that passes on all questions about attributes, as some trackers do."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("inner"), name)
-
+class Mirrors(PassesOn):
     def forward(self, x):
         return self.inner(1 - x)
 
@@ -680,7 +668,7 @@ def test_what_is_around_a_compiled_model_counts():
         (compiled, NET),
         (hooked, lambda x: factor * NET(x)),
         (shifted, lambda x: NET(x**2)),
-        (Delegates(compiled).eval(), lambda x: NET(1 - x)),
+        (Mirrors(compiled).eval(), lambda x: NET(1 - x)),
         (nn.Sequential(compiled), NET),
     ]
     for model, plain in cases:

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_nets import random_net
+from random_nets import PassesOn, random_net
 from torch import nn
 from torch.nn.utils.prune import random_unstructured
 
@@ -356,23 +356,6 @@ def test_a_bias_that_is_computed_anew_in_each_call_is_no_other_one():
             found = homogeneous_decomposition(net, x)
         torch.testing.assert_close(found.bias, expected.bias)
         torch.testing.assert_close(found.homogeneous, expected.homogeneous)
-
-
-class PassesOn(nn.Module):
-    """A wrapper that answers every question like what it wraps."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def __getattr__(self, name):
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("inner"), name)
-
-    def forward(self, x):
-        return self.inner(x)
 
 
 @pytest.mark.parametrize("wrap", [PassesOn, lambda m: torch.compile(m, backend="eager")])
