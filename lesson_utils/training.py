@@ -292,8 +292,8 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     check_floating("x", x)
     check_labels(y, x)
     try:
-        with watched(x):
-            logits = logits_alone(model, x)
+        with watched(model, x) as watch:
+            logits = logits_alone(watch.model, x)
     except RuntimeError:
         check_agreement(model, x)  # the likely reason
         raise

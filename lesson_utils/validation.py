@@ -252,8 +252,9 @@ class _Watch(TorchFunctionMode):
     What happens inside scripted modules cannot be seen, except by its effects.
     """
 
-    def __init__(self, x: Tensor):
+    def __init__(self, model: Model, x: Tensor):
         super().__init__()
+        self.model = _as_module(model)
         self.thread, self.device = threading.get_ident(), x.device
         self.eps = torch.finfo(x.dtype).eps
         on_gpu = [torch.cuda.default_generators[x.device.index]] if x.is_cuda else []
@@ -332,15 +333,15 @@ def _has_entries(buffer: Tensor) -> bool:
 
 
 @contextmanager
-def watched(x: Tensor) -> Iterator[_Watch]:
-    """Watch a model while it is called; refuse what it does to its buffers and to the random state.
+def watched(model: Model, x: Tensor) -> Iterator[_Watch]:
+    """Watch a model while it is called, as `.model` of the watch; refuse what it does to its buffers and to the random state.
 
     Raises
     ------
     ValueError
         See :func:`compute_alone`.
     """
-    watch = _Watch(x)
+    watch = _Watch(model, x)
     try:
         with (
             _uncompiled(),
@@ -378,17 +379,16 @@ def compute_alone(model: Model, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits of one sample of a pair depend on the other one (nothing of it leaves a trace); or
         it fails, and its weights are on another device or of another dtype than x.
     """
-    model, count = _as_module(model), min(4, len(x))
-    spread = [k * (len(x) - 1) // max(count - 1, 1) for k in range(count)]
-    rows = torch.tensor(spread, device=x.device)
+    count = min(4, len(x))
+    rows = torch.arange(count, device=x.device) * (len(x) - 1) // max(count - 1, 1)
     pairs, found = [rows] if len(x) == 1 else [rows[0::2], rows[1::2]], []
     pairs = [pair.expand(min(2, len(x))) for pair in pairs]  # one sample is its own company
     sizes, mixed = [], []
     try:
-        with watched(x) as watch:
+        with watched(model, x) as watch:
             for pair in pairs:
                 with _hint_at_axes(x):
-                    leaf, logits = leaf_and_logits(restricted(model, pair), x[pair])
+                    leaf, logits = leaf_and_logits(restricted(watch.model, pair), x[pair])
                 if watch.changed:  # and changed back, which is no graph to go backward through
                     break
                 if logits.ndim != 2 or len(logits) != len(pair) or not logits.requires_grad:

@@ -640,13 +640,8 @@ def test_one_sample_that_is_normalised_and_read_as_tokens(name, before):
         with warnings.catch_warnings():  # the residual is rounding
             warnings.simplefilter("error")
             parts = homogeneous_decomposition(model, x)
-        by_hand = (x * expected[range(3), parts_class(model, x)]).flatten(1).sum(1)
+        by_hand = (x * expected[range(3), model(x).argmax(1)]).flatten(1).sum(1)
         torch.testing.assert_close(parts.homogeneous, by_hand, rtol=1e-3, atol=1e-5)
-
-
-def parts_class(model, x):
-    with torch.no_grad():
-        return model(x).argmax(1)
 
 
 # --- compiled, delegating and bound ----------------------------------------------------------
@@ -690,6 +685,8 @@ def test_a_method_of_a_model_that_changes_itself(bind, scale):
     net = WithRunningMean().eval()
     with pytest.raises(ValueError, match="changes its buffer"):
         saliency_map(bind(net), scale * X[:1])
+    with pytest.raises(ValueError, match="changes its buffer"):
+        accuracy(bind(net), scale * X, LABELS)
     assert not net.mean.any()
     torch.testing.assert_close(saliency_map(bind(NET), X), saliency_map(NET, X))
     frozen = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8).eval(), nn.Linear(8, 3))
@@ -701,12 +698,7 @@ def test_a_method_of_a_model_that_changes_itself(bind, scale):
     NET.eval()
 
 
-class WithRunningMean(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(64, 3)
-        self.register_buffer("mean", torch.zeros(64))
-
+class WithRunningMean(ByHand):
     def forward(self, x):
         self.mean.mul_(0.9).add_(0.1 * x.detach().mean(0))
         return self.head(x - self.mean)

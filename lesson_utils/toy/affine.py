@@ -64,8 +64,8 @@ class AffineClassifier(nn.Module):
         check_finite("Ψ(x)", logits)
         prediction = logits.argmax(1)
         # Scores of any scale have this ρ: a power of two keeps differences and lengths in range.
-        room = 2.0 ** -math.ceil(math.log2(4 * self.weight.shape[1] ** 0.5))
-        room = room if self.weight.abs().amax() > 1 else 1.0
+        d, largest = self.weight.shape[1], self.weight.abs().amax()
+        room = 2.0 ** -math.ceil(math.log2(4 * d**0.5)) if largest > 1 else 1.0
         weight, logits = room * self.weight, room * logits
         normals = weight[prediction][:, None] - weight  # (batch, n, d)
         margins = logits.gather(1, prediction[:, None]) - logits
